@@ -1,0 +1,158 @@
+package work
+
+import "encoding/json"
+
+// Run is the row of a run: the one place where its steps are serialised. It stays small whatever the plan's size.
+type Run struct {
+	Tenant   Tenant  `json:"tenant"`
+	ID       RunID   `json:"id"`
+	Name     string  `json:"name"` // two words for people, unique among the tenant's runs
+	PlanHash Digest  `json:"planHash"`
+	Pack     PackRef `json:"pack"`
+
+	Submitter    string            `json:"submitter"`              // the person, as signed
+	SubmitterKey string            `json:"submitterKey,omitempty"` // key id of the signature over the submission
+	Note         string            `json:"note,omitempty"`         // why, in the submitter's words
+	RunToken     string            `json:"runToken,omitempty"`     // the submitter's idempotency token
+	RetryOf      RunID             `json:"retryOf,omitempty"`      // the run whose results this one carries on
+	TraceParent  string            `json:"traceParent,omitempty"`  // W3C trace context, kept over retries
+	Labels       map[string]string `json:"labels,omitempty"`
+
+	State    State  `json:"state"`
+	Reason   Reason `json:"reason"`
+	Paused   *Actor `json:"paused,omitempty"`
+	Cancel   *Actor `json:"cancel,omitempty"`
+	Phase    Phase  `json:"phase"`
+	Stopping bool   `json:"stopping,omitempty"` // nothing new starts: a step failed, or the run is cancelled or out of time
+	Outcome  State  `json:"outcome,omitempty"`  // what the state will be once the finally steps are through
+
+	Left   int `json:"left"`   // steps at the top of the phase that have not ended
+	Active int `json:"active"` // steps that have a row and have not ended
+	Slots  int `json:"slots"`  // run steps that may be claimed or are claimed
+	Held   int `json:"held"`   // run steps that wait for a slot of the run
+
+	ConcurrencyKey string `json:"concurrencyKey,omitempty"`
+
+	Seq    int64  `json:"seq"`    // events so far
+	Head   Digest `json:"head"`   // hash of the last event
+	LogSeq int64  `json:"logSeq"` // log lines so far
+
+	Created Time `json:"created"`
+	Started Time `json:"started,omitzero"`
+	Ended   Time `json:"ended,omitzero"`
+	Updated Time `json:"updated"`      // never earlier than the last event
+	Due     Time `json:"due,omitzero"` // when the run times out
+
+	Outputs      json.RawMessage `json:"outputs,omitempty"`
+	Acknowledged bool            `json:"acknowledged,omitempty"` // its submitter has seen the end
+}
+
+// Phase is which part of the plan runs.
+type Phase string
+
+// The phases.
+const (
+	PhaseAdmission Phase = "admission" // waits for the run's concurrency key
+	PhaseMain      Phase = "main"
+	PhaseFinally   Phase = "finally"
+	PhaseEnded     Phase = "ended"
+)
+
+// Actor is who did something, and why.
+type Actor struct {
+	Name   string `json:"name"`
+	Key    string `json:"key,omitempty"` // key id, when it was signed
+	Reason string `json:"reason,omitempty"`
+	Ticket string `json:"ticket,omitempty"`
+	At     Time   `json:"at"`
+}
+
+// Step is the row of a step that something has happened to. A step of the plan without a row is pending.
+type Step struct {
+	Tenant Tenant `json:"tenant"`
+	Run    RunID  `json:"run"`
+	ID     StepID `json:"id"`
+	State  State  `json:"state"`
+	Reason Reason `json:"reason"`
+
+	Unmet int  `json:"unmet,omitempty"` // steps it needs that have not ended
+	Held  bool `json:"held,omitempty"`  // queued, but without a slot of the run
+
+	Attempt  int    `json:"attempt,omitempty"`  // attempts started
+	Failures int    `json:"failures,omitempty"` // attempts that used up the retry budget
+	Crashes  int    `json:"crashes,omitempty"`  // attempts lost with their worker
+	Epoch    int64  `json:"epoch,omitempty"`    // rises with every claim and every revocation
+	Lease    *Lease `json:"lease,omitempty"`    // while running
+
+	Queue *QueueEntry `json:"queue,omitempty"` // while queued and not held
+	Timer Time        `json:"timer,omitzero"`  // retry, gate expiry or the attempt's deadline
+
+	// Of a container.
+	Total    int             `json:"total,omitempty"`
+	Next     int             `json:"next,omitempty"` // the next child without a row
+	Open     int             `json:"open,omitempty"` // children that have a row and have not ended
+	Done     int             `json:"done,omitempty"`
+	Bad      int             `json:"bad,omitempty"` // of those done, how many failed
+	Stopping bool            `json:"stopping,omitempty"`
+	Items    json.RawMessage `json:"items,omitempty"`  // of a map
+	Inputs   json.RawMessage `json:"inputs,omitempty"` // of a sub-pack
+
+	Outputs    json.RawMessage `json:"outputs,omitempty"`   // object of values
+	Artifacts  []Artifact      `json:"artifacts,omitempty"` // sorted by name, then path
+	Decisions  []Decision      `json:"decisions,omitempty"` // of a gate
+	CarriedRun RunID           `json:"carriedRun,omitempty"`
+
+	Created Time `json:"created"`
+	Started Time `json:"started,omitzero"`
+	Ended   Time `json:"ended,omitzero"`
+}
+
+// QueueEntry orders a step among everything that is ready.
+type QueueEntry struct {
+	Priority    int    `json:"priority,omitempty"`
+	Seq         int64  `json:"seq"` // the tenant's order of arrival
+	Runner      string `json:"runner"`
+	Concurrency string `json:"concurrency,omitempty"` // evaluated key
+	Max         int    `json:"max,omitempty"`
+}
+
+// Lease is a worker's right to run one attempt. It is held until its session ends, the deadline passes and somebody
+// revokes it, or the attempt is reported; only a store transaction grants or ends it.
+type Lease struct {
+	Session     string `json:"session"`
+	Worker      string `json:"worker"`
+	Granted     Time   `json:"granted"`
+	Acked       Time   `json:"acked,omitzero"`
+	Deadline    Time   `json:"deadline"` // of the attempt: time limit and grace
+	Concurrency string `json:"concurrency,omitempty"`
+	Cancel      bool   `json:"cancel,omitempty"` // the worker is told with its next heartbeat
+}
+
+// Token fences one attempt: a write is accepted only while both numbers are current. Incarnation rises with every restore
+// of the store, epoch with every claim, so that a worker from before either is refused.
+type Token struct {
+	Incarnation int64 `json:"incarnation"`
+	Epoch       int64 `json:"epoch"`
+}
+
+// Artifact is bytes named by their digest, as an output of a step.
+type Artifact struct {
+	Name       string `json:"name"` // of the declared output
+	Path       string `json:"path"` // in the workspace
+	Digest     Digest `json:"digest"`
+	Size       int64  `json:"size"`
+	Executable bool   `json:"executable,omitempty"`
+}
+
+// Decision is one person's answer at a gate. Statement is the signed document; the rest is what it says.
+type Decision struct {
+	Gate      StepID          `json:"gate"`
+	Decision  string          `json:"decision"` // approved or rejected
+	Approver  string          `json:"approver"`
+	Key       string          `json:"key"`
+	PlanHash  Digest          `json:"planHash"`
+	Reason    string          `json:"reason"`
+	Ticket    string          `json:"ticket,omitempty"`
+	DecidedAt Time            `json:"decidedAt"` // as the person claims
+	Statement json.RawMessage `json:"statement"` // a DSSE envelope
+}
