@@ -35,7 +35,6 @@ const (
 	StepRevoked    EventType = "step.revoked"     // RevokedData: the lease ended without a report
 	StepDue        EventType = "step.due"         // none: retry, gate expiry or deadline
 	GateDecided    EventType = "gate.decided"     // Decision
-	StepHandedBack EventType = "step.handed-back" // Actor: a draining worker returns an attempt unused
 )
 
 // Decisions: what the engine made of it.

@@ -86,3 +86,40 @@ func (id StepID) Scope() string {
 
 // Local returns the name within its scope, the one the author wrote.
 func (id StepID) Local() string { return string(id)[len(id.Scope()):] }
+
+// Indices returns the positions in the maps that the step is inside of, outermost first.
+func (id StepID) Indices() []string {
+	var out []string
+	s := string(id)
+	for {
+		end := strings.Index(s, "]::")
+		if end < 0 {
+			return out
+		}
+		open := strings.LastIndexByte(s[:end], '[')
+		out = append(out, s[open+1:end])
+		s = s[end+3:]
+	}
+}
+
+// Instantiate puts positions in the place of the stars of a plan's step, as many as it has.
+func (id StepID) Instantiate(indices []string) StepID {
+	s := string(id)
+	if len(indices) == 0 || !strings.Contains(s, "[*]") {
+		return id
+	}
+	var b strings.Builder
+	for _, index := range indices {
+		before, after, found := strings.Cut(s, "[*]")
+		if !found {
+			break
+		}
+		b.WriteString(before)
+		b.WriteByte('[')
+		b.WriteString(index)
+		b.WriteByte(']')
+		s = after
+	}
+	b.WriteString(s)
+	return StepID(b.String())
+}

@@ -1,6 +1,10 @@
 package work
 
-import "encoding/json"
+import (
+	"encoding/json"
+	"maps"
+	"slices"
+)
 
 // PlanVersion is the version of the plan document. It is part of the hash.
 const PlanVersion = "orrery.plan/v1"
@@ -222,4 +226,40 @@ type Rule struct {
 	ID      string `json:"id"`
 	Require string `json:"require"`
 	Message string `json:"message,omitempty"`
+}
+
+// Templates returns every text of the invocation that may hold expressions, in a fixed order.
+func (r *RunSpec) Templates() []string {
+	out := append([]string(nil), r.Command...)
+	out = append(out, r.Args...)
+	for _, k := range slices.Sorted(maps.Keys(r.Env)) {
+		out = append(out, r.Env[k])
+	}
+	for _, k := range slices.Sorted(maps.Keys(r.With)) {
+		var v any
+		if json.Unmarshal(r.With[k], &v) == nil {
+			out = texts(out, v)
+		}
+	}
+	if r.Cache != nil {
+		out = append(out, r.Cache.Key)
+	}
+	return out
+}
+
+// texts appends every string inside a JSON value, the keys of objects in order.
+func texts(out []string, v any) []string {
+	switch x := v.(type) {
+	case string:
+		return append(out, x)
+	case []any:
+		for _, e := range x {
+			out = texts(out, e)
+		}
+	case map[string]any:
+		for _, k := range slices.Sorted(maps.Keys(x)) {
+			out = texts(out, x[k])
+		}
+	}
+	return out
 }

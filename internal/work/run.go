@@ -26,6 +26,7 @@ type Run struct {
 	Stopping bool   `json:"stopping,omitempty"` // nothing new starts: a step failed, or the run is cancelled or out of time
 	Outcome  State  `json:"outcome,omitempty"`  // what the state will be once the finally steps are through
 
+	Next   int `json:"next"`   // the next step of the phase without needs that has not been looked at
 	Left   int `json:"left"`   // steps at the top of the phase that have not ended
 	Active int `json:"active"` // steps that have a row and have not ended
 	Slots  int `json:"slots"`  // run steps that may be claimed or are claimed
@@ -110,7 +111,7 @@ type Step struct {
 // QueueEntry orders a step among everything that is ready.
 type QueueEntry struct {
 	Priority    int    `json:"priority,omitempty"`
-	Seq         int64  `json:"seq"` // the tenant's order of arrival
+	At          Time   `json:"at"` // first come, first served; ties by run and step
 	Runner      string `json:"runner"`
 	Concurrency string `json:"concurrency,omitempty"` // evaluated key
 	Max         int    `json:"max,omitempty"`

@@ -1,0 +1,127 @@
+package engine
+
+import (
+	"sync"
+
+	"orrery.example/orrery/internal/expression"
+	"orrery.example/orrery/internal/fault"
+	"orrery.example/orrery/internal/work"
+)
+
+// Graph is a plan prepared for execution. It is immutable but for a memo of compiled expressions, and safe for
+// concurrent use.
+type Graph struct {
+	Plan *work.Plan
+	Hash work.Digest
+
+	nodes    map[work.StepID]*node
+	main     block
+	finally  block
+	programs memo[*expression.Program]
+	texts    memo[*expression.Template]
+}
+
+// node is a step of the plan with its neighbours.
+type node struct {
+	spec       *work.PlanStep
+	dependents []*node // siblings that need it, in order of the plan
+	inside     block   // what it contains
+}
+
+// block is a set of steps that start and end together: the run's main part, its finally part, or a container.
+type block struct {
+	all   []*node
+	roots []*node // those that need no sibling
+}
+
+// memo remembers what a source text compiles to. Compiling is pure, so the lock hides nothing that a caller could observe.
+type memo[T any] struct {
+	mu sync.Mutex
+	m  map[string]T
+}
+
+func (c *memo[T]) get(source string, compile func(string) (T, error)) (T, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if v, ok := c.m[source]; ok {
+		return v, nil
+	}
+	v, err := compile(source)
+	if err != nil {
+		return v, err
+	}
+	if c.m == nil {
+		c.m = map[string]T{}
+	}
+	c.m[source] = v
+	return v, nil
+}
+
+// NewGraph prepares a plan whose hash is already known to be right.
+func NewGraph(plan *work.Plan, hash work.Digest) (*Graph, error) {
+	g := &Graph{Plan: plan, Hash: hash, nodes: make(map[work.StepID]*node, len(plan.Steps))}
+	for i := range plan.Steps {
+		spec := &plan.Steps[i]
+		if g.nodes[spec.ID] != nil {
+			return nil, fault.New(fault.Invalid, "plan %s has two steps called %q", hash.Short(), spec.ID)
+		}
+		g.nodes[spec.ID] = &node{spec: spec}
+	}
+	for i := range plan.Steps {
+		if err := g.link(&plan.Steps[i]); err != nil {
+			return nil, err
+		}
+	}
+	return g, nil
+}
+
+func (g *Graph) link(spec *work.PlanStep) error {
+	n := g.nodes[spec.ID]
+	in := &g.main
+	if spec.Parent != "" {
+		parent := g.nodes[spec.Parent]
+		if parent == nil || !parent.spec.Kind.Container() {
+			return fault.New(fault.Invalid, "step %q is inside %q, which is no block of the plan", spec.ID, spec.Parent)
+		}
+		in = &parent.inside
+	} else if spec.Finally {
+		in = &g.finally
+	}
+	in.all = append(in.all, n)
+	if len(spec.Needs) == 0 {
+		in.roots = append(in.roots, n)
+	}
+	for _, need := range spec.Needs {
+		before := g.nodes[need]
+		if before == nil || before.spec.Parent != spec.Parent || before.spec.Finally != spec.Finally {
+			return fault.New(fault.Invalid, "step %q needs %q, which is not beside it", spec.ID, need)
+		}
+		before.dependents = append(before.dependents, n)
+	}
+	return nil
+}
+
+// Spec returns what the plan says about a step, whatever map items it is for; nil for a step that is not in the plan.
+func (g *Graph) Spec(id work.StepID) *work.PlanStep {
+	if n := g.nodes[id.Template()]; n != nil {
+		return n.spec
+	}
+	return nil
+}
+
+// Parent returns the block that a step is inside of, "" at the top.
+func (g *Graph) Parent(id work.StepID) work.StepID {
+	n := g.nodes[id.Template()]
+	if n == nil || n.spec.Parent == "" {
+		return ""
+	}
+	return n.spec.Parent.Instantiate(id.Indices())
+}
+
+func (g *Graph) program(source string) (*expression.Program, error) {
+	return g.programs.get(source, expression.Compile)
+}
+
+func (g *Graph) template(source string) (*expression.Template, error) {
+	return g.texts.get(source, expression.CompileTemplate)
+}

@@ -1,0 +1,161 @@
+// Package kernel is every command of the store, written once over a driver that only loads and saves rows.
+//
+// A driver knows nothing of the rules: it keeps rows, finds them by key and by the few orders the commands need, and commits.
+// The kernel collects concurrent commands into one transaction (group commit), runs the engine on rows it loads as they are
+// needed, undoes the changes of a command that fails, writes what is left and answers when the commit is on disk.
+package kernel
+
+import (
+	"context"
+
+	"orrery.example/orrery/internal/store"
+	"orrery.example/orrery/internal/work"
+)
+
+// Driver keeps rows. Update and View may be called concurrently; a driver serialises Updates itself where it must.
+type Driver interface {
+	// Update runs fn in one transaction and commits durably when fn returns nil. When fn or the commit fails nothing has changed, or
+	// (after a lost connection) it is unknown whether all has.
+	Update(ctx context.Context, fn func(Tx) error) error
+
+	// View runs fn on one committed snapshot.
+	View(ctx context.Context, fn func(Reader) error) error
+
+	// Exclusive reports whether nobody else changes the store while it is open, so that the kernel may keep rows in memory from one
+	// transaction to the next.
+	Exclusive() bool
+
+	// Incarnation is a number that rises whenever the store is restored from a backup. It is at least 1 and part of every token.
+	Incarnation() int64
+
+	Close() error
+}
+
+// Reader finds rows in one snapshot. A row that does not exist is nil (or zero) and no error. Returned rows belong to the caller.
+type Reader interface {
+	RunReader
+	StepReader
+	QueueReader
+	HistoryReader
+	DocumentReader
+	LogReader
+}
+
+// Tx finds and changes rows in one transaction. Reads see the writes before them.
+type Tx interface {
+	Reader
+	RowWriter
+	HistoryWriter
+	DocumentWriter
+}
+
+// RunReader finds runs.
+type RunReader interface {
+	Run(tenant work.Tenant, id work.RunID) (*work.Run, error)
+	RunByName(tenant work.Tenant, name string) (*work.Run, error)
+	RunByToken(tenant work.Tenant, token string) (*work.Run, error)
+	FindRuns(tenant work.Tenant, q store.RunQuery) ([]work.Run, error) // newest first: created descending, then id descending
+
+	// ActiveRuns counts runs in phase main or finally with the concurrency key.
+	ActiveRuns(tenant work.Tenant, key string) (int, error)
+
+	// FirstWaiting returns the run in phase admission with the key that was created first, nil for none.
+	FirstWaiting(tenant work.Tenant, key string) (*work.Run, error)
+
+	// Unsealed returns ended runs without a leaf in the log, by end and id.
+	Unsealed(tenant work.Tenant, limit int) ([]work.Run, error)
+}
+
+// StepReader finds steps.
+type StepReader interface {
+	Step(tenant work.Tenant, run work.RunID, id work.StepID) (*work.Step, error)
+	Steps(tenant work.Tenant, run work.RunID, after work.StepID, limit int) ([]work.Step, error) // by id, bytewise
+
+	// LiveSteps returns the ids of steps that are queued, throttled, running, waiting or retrying, by id.
+	LiveSteps(tenant work.Tenant, run work.RunID) ([]work.StepID, error)
+
+	// FirstHeld returns the first step after the given id that is queued and held, "" for none.
+	FirstHeld(tenant work.Tenant, run work.RunID, after work.StepID) (work.StepID, error)
+}
+
+// StepRef names a step anywhere in the store.
+type StepRef struct {
+	Tenant work.Tenant
+	Run    work.RunID
+	Step   work.StepID
+}
+
+// ReadyStep is a step that a worker may claim.
+type ReadyStep struct {
+	StepRef
+	Queue work.QueueEntry
+}
+
+// QueueReader finds what is to be done.
+type QueueReader interface {
+	// Ready returns steps of the tenant that are queued and not held, with one of the runners, in the order of the queue: priority
+	// descending, then arrival, run, step. It starts after the given position (nil for the start).
+	Ready(tenant work.Tenant, runners []string, after *ReadyStep, limit int) ([]ReadyStep, error)
+
+	// LeasesByKey counts leases of the tenant with the concurrency key.
+	LeasesByKey(tenant work.Tenant, key string) (int, error)
+
+	// LeasesBySession returns the steps that a session holds.
+	LeasesBySession(session string) ([]StepRef, error)
+
+	// DueSteps returns steps whose timer is at or before now, earliest first; DueRuns the runs whose due time is.
+	DueSteps(now work.Time, limit int) ([]StepRef, error)
+	DueRuns(now work.Time, limit int) ([]StepRef, error)
+
+	// NextDue returns the earliest timer of a step, due time of a run or expiry of a session, zero for none.
+	NextDue() (work.Time, error)
+
+	// Sessions returns the session with the id, or those that expired at or before now when id is "", or every local one
+	// when id is "*local".
+	Sessions(id string, now work.Time) ([]store.Session, error)
+}
+
+// HistoryReader reads what was appended.
+type HistoryReader interface {
+	Events(tenant work.Tenant, run work.RunID, from int64, limit int) ([]work.Event, error)
+	Lines(tenant work.Tenant, run work.RunID, from int64, limit int) ([]work.LogLine, error)
+}
+
+// DocumentReader finds immutable documents.
+type DocumentReader interface {
+	Plan(tenant work.Tenant, hash work.Digest) ([]byte, error)
+	Document(tenant work.Tenant, run work.RunID, kind string) ([]byte, error)
+	Cached(tenant work.Tenant, key work.Digest) (*store.CachedResult, error)
+	DeadLetters(tenant work.Tenant, limit int) ([]store.DeadLetter, error) // unresolved, oldest first
+}
+
+// LogReader reads the Merkle log of a tenant.
+type LogReader interface {
+	LogSize(tenant work.Tenant) (size int64, checkpoint []byte, err error)
+	LogHashes(tenant work.Tenant, indexes []int64) ([][32]byte, error)     // an index that is not there is an error
+	Leaf(tenant work.Tenant, run work.RunID) (leaf []byte, index int64, err error) // nil leaf for none
+}
+
+// RowWriter saves rows that change.
+type RowWriter interface {
+	PutRun(*work.Run) error
+	PutStep(*work.Step) error
+	PutSession(store.Session) error
+	DeleteSession(id string) error
+}
+
+// HistoryWriter appends. Events and lines come in order and without gaps.
+type HistoryWriter interface {
+	AppendEvents(tenant work.Tenant, run work.RunID, events []work.Event) error
+	AppendLines(tenant work.Tenant, run work.RunID, lines []work.LogLine) error
+	AppendLog(tenant work.Tenant, a store.LogAppend) error
+}
+
+// DocumentWriter saves what never changes, except that a dead letter is resolved once.
+type DocumentWriter interface {
+	PutPlan(tenant work.Tenant, hash work.Digest, canonical []byte) error // again with the same hash is no error
+	PutDocument(tenant work.Tenant, run work.RunID, kind string, data []byte) error
+	PutCached(tenant work.Tenant, key work.Digest, c store.CachedResult) error // the first one stays
+	PutDeadLetter(store.DeadLetter) error
+	ResolveDeadLetters(tenant work.Tenant, run work.RunID, step work.StepID, by work.Actor) error // step "" means all of the run
+}
