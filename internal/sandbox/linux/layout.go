@@ -1,0 +1,102 @@
+package linux
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"orrery.example/orrery/internal/fault"
+)
+
+// baseSystem lists what every step sees of the host: programs and libraries, and of /etc only what the loader, TLS and time
+// zones need. User names, the host's name and its addresses are made up.
+func baseSystem(extra []string) ([]mount, error) {
+	var base []mount
+	for _, p := range []string{"/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32",
+		"/etc/ld.so.cache", "/etc/ld.so.conf", "/etc/ld.so.conf.d", "/etc/ssl/certs", "/etc/ssl/openssl.cnf", "/etc/ca-certificates",
+		"/etc/pki", "/etc/alternatives", "/etc/localtime", "/etc/mime.types", "/etc/services", "/etc/protocols"} {
+		m, err := mirror(p)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return nil, fault.Wrap(fault.Internal, err, "base system")
+		}
+		base = append(base, m)
+	}
+	for name, content := range map[string]string{
+		"/etc/passwd":        "root:x:0:0:root:/:/bin/sh\nstep:x:1000:1000:step:/step:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n",
+		"/etc/group":         "root:x:0:\nstep:x:1000:\nnogroup:x:65534:\n",
+		"/etc/hosts":         "127.0.0.1 localhost step\n::1 localhost\n",
+		"/etc/nsswitch.conf": "passwd: files\ngroup: files\nhosts: files\n",
+	} {
+		base = append(base, mount{kind: mountText, source: content, target: name, fd: -1})
+	}
+	slices.SortFunc(base, func(a, b mount) int { return strings.Compare(a.target, b.target) })
+	for _, d := range devices() {
+		base = append(base, mount{kind: mountDevice, source: d, target: d, fd: -1})
+	}
+	for target, source := range map[string]string{"/dev/fd": "/proc/self/fd", "/dev/stdin": "/proc/self/fd/0", "/dev/stdout": "/proc/self/fd/1", "/dev/stderr": "/proc/self/fd/2", "/dev/shm": "/tmp"} {
+		base = append(base, mount{kind: mountLink, source: source, target: target, fd: -1})
+	}
+	return expose(base, extra)
+}
+
+// mirror repeats a link as a link, so that /bin stays what it is on a merged system, and binds anything else.
+func mirror(path string) (mount, error) {
+	info, err := os.Lstat(path)
+	if err != nil {
+		return mount{}, err
+	}
+	if info.Mode()&fs.ModeSymlink != 0 {
+		to, err := os.Readlink(path)
+		if err != nil {
+			return mount{}, err
+		}
+		return mount{kind: mountLink, source: to, target: path, fd: -1}, nil
+	}
+	return mount{kind: mountReadOnly, source: path, target: path, fd: -1}, nil
+}
+
+// expose adds read-only host paths to a layout. A path that leads through a link is bound where it really is, and the link is
+// repeated, so both names work inside.
+func expose(layout []mount, paths []string) ([]mount, error) {
+	layout = slices.Clone(layout)
+	for _, p := range paths {
+		if !filepath.IsAbs(p) {
+			return nil, fault.New(fault.Invalid, "read-only path %q is not absolute", p)
+		}
+		p = filepath.Clean(p)
+		real, err := filepath.EvalSymlinks(p)
+		if err != nil {
+			return nil, fault.Wrap(fault.Invalid, err, "read-only path %s", p)
+		}
+		for _, own := range []string{"/", "/proc", "/dev", "/sys", WorkPath} {
+			if real == own || (own != "/" && beneath(own, real)) {
+				return nil, fault.New(fault.Invalid, "read-only path %s leads to %s, which belongs to the sandbox", p, own)
+			}
+		}
+		if !covered(layout, real) {
+			layout = append(layout, mount{kind: mountReadOnly, source: real, target: real, fd: -1})
+		}
+		if p != real && !covered(layout, p) {
+			layout = append(layout, mount{kind: mountLink, source: real, target: p, fd: -1})
+		}
+	}
+	return layout, nil
+}
+
+func beneath(folder, path string) bool { return strings.HasPrefix(path, folder+"/") }
+
+// covered reports whether a path is already visible through an entry of the layout, also through a link such as /lib.
+func covered(layout []mount, path string) bool {
+	for _, m := range layout {
+		if m.kind != mountText && (path == m.target || beneath(m.target, path)) {
+			return true
+		}
+	}
+	return false
+}

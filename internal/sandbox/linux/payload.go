@@ -1,0 +1,178 @@
+package linux
+
+import (
+	"os"
+	"strconv"
+	"strings"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// insideID is the user and group a step sees itself as in its own user namespace. It is not 0: programs that find
+// themselves root try things, like giving files away, that a step cannot do.
+const insideID = 1000
+
+// script prepares what the step's process does between its birth and its program: limits, then every right given up, the filter last.
+func (s *shim) script() (*script, error) {
+	o, list := s.order, &script{}
+	list.add("setsid", unix.SYS_SETSID)
+	list.add("parent-death signal", unix.SYS_PRCTL, unix.PR_SET_PDEATHSIG, uintptr(unix.SIGKILL))
+	for _, l := range o.limits {
+		v := &unix.Rlimit{Cur: uint64(l.value), Max: uint64(l.value)}
+		if l.resource == unix.RLIMIT_CPU {
+			v.Max++ // a second between the polite SIGXCPU and the kill
+		}
+		list.add("rlimit "+strconv.Itoa(l.resource), unix.SYS_PRLIMIT64, 0, uintptr(l.resource), list.pointer(unsafe.Pointer(v)), 0)
+	}
+	list.add("no_new_privs", unix.SYS_PRCTL, unix.PR_SET_NO_NEW_PRIVS, 1)
+	s.dropPrivileges(list)
+	if o.abi > 0 {
+		rules, err := s.landlock()
+		if err != nil {
+			return nil, at("landlock", err)
+		}
+		list.add("landlock", unix.SYS_LANDLOCK_RESTRICT_SELF, uintptr(rules.fd), 0)
+	}
+	list.add("close_range", unix.SYS_CLOSE_RANGE, controlFD, uintptr(^uint32(0)), unix.CLOSE_RANGE_CLOEXEC)
+	if len(o.filter) > 0 {
+		filter := unsafe.Slice((*unix.SockFilter)(unsafe.Pointer(&o.filter[0])), len(o.filter)/8)
+		prog := &unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]}
+		list.keep = append(list.keep, o.filter)
+		list.add("seccomp", unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, 0, list.pointer(unsafe.Pointer(prog)))
+	}
+	if o.rehearse {
+		return list, s.rehearse(list)
+	}
+	return list, s.execute(list)
+}
+
+func (s *shim) dropPrivileges(list *script) {
+	privileged := s.order.tier == 2 || s.order.uid >= 0
+	if privileged {
+		for c := uintptr(0); ; c++ {
+			if v, err := unix.PrctlRetInt(unix.PR_CAPBSET_READ, c, 0, 0, 0); err != nil || v < 0 {
+				break
+			}
+			list.add("bounding set", unix.SYS_PRCTL, unix.PR_CAPBSET_DROP, c)
+		}
+	}
+	if id := uintptr(s.order.uid); s.order.uid >= 0 {
+		list.add("setgroups", unix.SYS_SETGROUPS, 0, 0)
+		list.add("setresgid", unix.SYS_SETRESGID, id, id, id)
+		list.add("setresuid", unix.SYS_SETRESUID, id, id, id)
+		// The switch clears the parent-death signal.
+		list.add("parent-death signal", unix.SYS_PRCTL, unix.PR_SET_PDEATHSIG, uintptr(unix.SIGKILL))
+	}
+	if s.order.tier == 0 {
+		return
+	}
+	list.add("ambient set", unix.SYS_PRCTL, unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_CLEAR_ALL)
+	header := &unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	none := &[2]unix.CapUserData{}
+	list.add("capset", unix.SYS_CAPSET, list.pointer(unsafe.Pointer(header)), list.pointer(unsafe.Pointer(none)))
+}
+
+// landlock repeats in a second mechanism what the private root already says, and is the only one in tier 1. With a network
+// namespace of its own a step may use TCP on its loopback; without one TCP is refused altogether.
+func (s *shim) landlock() (*ruleset, error) {
+	rules, err := newRuleset(s.order.abi, s.order.tier != 2)
+	if err != nil {
+		return nil, err
+	}
+	for _, p := range s.order.readable {
+		if err := rules.allow(p, fsRead); err != nil {
+			return nil, err
+		}
+	}
+	for _, p := range s.order.writable {
+		if err := rules.allow(p, fsWrite); err != nil {
+			return nil, err
+		}
+	}
+	for _, d := range devices() {
+		if err := rules.allow(d, fsDevice); err != nil {
+			return nil, err
+		}
+	}
+	return rules, nil
+}
+
+func devices() []string {
+	return []string{"/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom"}
+}
+
+func (s *shim) execute(list *script) error {
+	path, err := lookPath(s.order.argv[0], s.order.env)
+	if err != nil {
+		return at(stageCommand, err)
+	}
+	program, err := list.text(path)
+	if err != nil {
+		return at(stageCommand, err)
+	}
+	argv, err := list.vector(s.order.argv)
+	if err != nil {
+		return at(stageCommand, err)
+	}
+	env, err := list.vector(s.order.env)
+	if err != nil {
+		return at("environment", err)
+	}
+	list.add(stageCommand, unix.SYS_EXECVE, program, argv, env)
+	return nil
+}
+
+// stageCommand fails when the step's program cannot be executed: the step's fault, not the sandbox's.
+const stageCommand = "command"
+
+// rehearse ends the script with calls that the layers in force must refuse, and with an exit instead of a program.
+func (s *shim) rehearse(list *script) error {
+	if len(s.order.filter) > 0 {
+		list.expect(unix.EPERM, "seccomp: keyctl", unix.SYS_KEYCTL, 0, 0, 0, 0, 0)
+		list.expect(unix.EAFNOSUPPORT, "seccomp: netlink", unix.SYS_SOCKET, unix.AF_NETLINK, unix.SOCK_RAW, 0)
+	}
+	if s.order.abi > 0 && s.order.tier != 2 {
+		hidden, err := list.text("/proc/self/status")
+		if err != nil {
+			return err
+		}
+		at := unix.AT_FDCWD
+		list.expect(unix.EACCES, "landlock: open", unix.SYS_OPENAT, uintptr(at), hidden, unix.O_RDONLY, 0)
+	}
+	list.add("exit", unix.SYS_EXIT_GROUP, 0)
+	return nil
+}
+
+// descendants lists the processes below root, by the parents the process table names. They may die or fork meanwhile: callers repeat.
+func descendants(root int) []int {
+	children := map[int][]int{}
+	entries, err := os.ReadDir("/proc")
+	if err != nil {
+		return nil
+	}
+	for _, e := range entries {
+		pid, err := strconv.Atoi(e.Name())
+		if err != nil {
+			continue
+		}
+		stat, err := os.ReadFile("/proc/" + e.Name() + "/stat")
+		if err != nil {
+			continue
+		}
+		// The name in parentheses may hold anything, so the fields are counted from its end: state, parent.
+		_, rest, _ := strings.Cut(string(stat[strings.LastIndexByte(string(stat), ')')+1:]), " ")
+		fields := strings.Fields(rest)
+		if len(fields) < 2 || fields[0] == "Z" {
+			continue
+		}
+		parent, _ := strconv.Atoi(fields[1])
+		children[parent] = append(children[parent], pid)
+	}
+	var all []int
+	for queue := []int{root}; len(queue) > 0; queue = queue[1:] {
+		all = append(all, children[queue[0]]...)
+		queue = append(queue, children[queue[0]]...)
+	}
+	return all
+}

@@ -1,0 +1,231 @@
+package linux
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"orrery.example/orrery/internal/sandbox"
+)
+
+// The layers. A probe tries each by using it.
+const (
+	LayerUser        = "user-namespace"
+	LayerMount       = "mount-namespace"
+	LayerPID         = "pid-namespace"
+	LayerNetwork     = "network-namespace"
+	LayerIPC         = "ipc-namespace"
+	LayerUTS         = "uts-namespace"
+	LayerCgroupSpace = "cgroup-namespace"
+	LayerRoot        = "private-root" // new mounts, own /proc, pivot_root
+	LayerLandlock    = "landlock"
+	LayerSeccomp     = "seccomp"
+	LayerRlimits     = "rlimits"
+	LayerCgroup      = "cgroup" // memory and process limits of the whole tree; without it the label says nolimits
+	LayerGVisor      = "gvisor" // tier 3; this driver does not have it and always refuses it
+)
+
+// probeValidity is how long an answer holds: what a machine allows changes when an operator changes it.
+const probeValidity = time.Hour
+
+// probeWait bounds one attempt. A kernel that hangs on a layer does not have it.
+const probeWait = 10 * time.Second
+
+type namespace struct {
+	layer string
+	flag  uintptr
+}
+
+func namespaces() []namespace {
+	return []namespace{
+		{LayerUser, unix.CLONE_NEWUSER}, {LayerMount, unix.CLONE_NEWNS}, {LayerPID, unix.CLONE_NEWPID}, {LayerNetwork, unix.CLONE_NEWNET},
+		{LayerIPC, unix.CLONE_NEWIPC}, {LayerUTS, unix.CLONE_NEWUTS}, {LayerCgroupSpace, unix.CLONE_NEWCGROUP},
+	}
+}
+
+func allNamespaces() (flags uintptr) {
+	for _, n := range namespaces() {
+		flags |= n.flag
+	}
+	return flags
+}
+
+// required lists the layers a tier cannot do without.
+func required(tier sandbox.Tier) []string {
+	shared := []string{LayerLandlock, LayerSeccomp, LayerRlimits}
+	switch tier {
+	case sandbox.T1:
+		return shared
+	case sandbox.T2:
+		return append([]string{LayerUser, LayerMount, LayerPID, LayerNetwork, LayerIPC, LayerUTS, LayerCgroupSpace, LayerRoot}, shared...)
+	case sandbox.T3:
+		return []string{LayerGVisor}
+	}
+	return nil
+}
+
+func knownLayer(name string) bool {
+	all := append(required(sandbox.T2), LayerCgroup, LayerGVisor)
+	return slices.Contains(all, name)
+}
+
+func has(found sandbox.Capability, layer string) bool {
+	return slices.ContainsFunc(found.Layers, func(l sandbox.Layer) bool { return l.Name == layer && l.Available })
+}
+
+func missingLayer(found sandbox.Capability, tier sandbox.Tier) string {
+	for _, layer := range required(tier) {
+		if !has(found, layer) {
+			return layer
+		}
+	}
+	return ""
+}
+
+// Probe implements sandbox.Driver. An answer is kept for an hour.
+func (d *Driver) Probe(ctx context.Context) sandbox.Capability {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if !d.foundAt.IsZero() && time.Since(d.foundAt) < probeValidity {
+		return d.found
+	}
+	found := sandbox.Capability{}
+	for _, try := range d.trials() {
+		layer := sandbox.Layer{Name: try.layer}
+		if slices.Contains(d.config.Disable, try.layer) {
+			layer.Detail = "withheld by configuration"
+		} else if detail, err := try.attempt(ctx); err != nil {
+			layer.Detail = err.Error() + try.remedy
+		} else {
+			layer.Available, layer.Detail = true, detail
+		}
+		found.Layers = append(found.Layers, layer)
+	}
+	for tier := sandbox.T2; tier > sandbox.T0; tier-- {
+		if missingLayer(found, tier) == "" {
+			found.Tier = tier
+			break
+		}
+	}
+	found.Label = label(found.Tier, has(found, LayerCgroup))
+	if found.Tier == sandbox.T0 && !d.config.AllowUnsandboxed {
+		found.Label = "none"
+	}
+	if ctx.Err() == nil { // an interrupted probe proves nothing
+		d.found, d.foundAt = found, time.Now()
+	}
+	d.config.Logger.Info("sandbox probed", "tier", found.Tier, "label", found.Label)
+	return found
+}
+
+// trial is the attempt to use one layer.
+type trial struct {
+	layer   string
+	attempt func(context.Context) (string, error)
+	remedy  string
+}
+
+func (d *Driver) trials() []trial {
+	var all []trial
+	for _, n := range namespaces() {
+		all = append(all, trial{n.layer, func(ctx context.Context) (string, error) {
+			return "created", d.tryNamespaces(ctx, unix.CLONE_NEWUSER|n.flag)
+		}, "; check user.max_user_namespaces, kernel.unprivileged_userns_clone and kernel.apparmor_restrict_unprivileged_userns"})
+	}
+	return append(all,
+		trial{LayerRoot, d.tryRoot, "; a masked /proc around the worker, as in a default container, forbids a fresh one inside"},
+		trial{LayerLandlock, d.tryLandlock, "; Landlock needs Linux 6.7 or newer and landlock in the lsm= list"},
+		trial{LayerSeccomp, d.trySeccomp, "; the kernel needs CONFIG_SECCOMP_FILTER"},
+		trial{LayerRlimits, d.tryRlimits, ""},
+		trial{LayerCgroup, d.tryCgroup, "; delegate a cgroup v2 folder to the worker's user (systemd: Delegate=yes)"},
+		trial{LayerGVisor, d.tryGVisor, ""},
+	)
+}
+
+func (d *Driver) tryNamespaces(ctx context.Context, flags uintptr) error {
+	ctx, cancel := context.WithTimeout(ctx, probeWait)
+	defer cancel()
+	id, release, err := d.identity()
+	if err != nil {
+		return err
+	}
+	defer release()
+	process, err := os.StartProcess(d.config.ShimPath, []string{shimName, hello}, &os.ProcAttr{Env: shimEnv(), Files: make([]*os.File, 3), Sys: d.isolation(flags, id)})
+	if err != nil {
+		return err
+	}
+	stop := context.AfterFunc(ctx, func() { _ = process.Kill() })
+	defer stop()
+	state, err := process.Wait()
+	if err != nil {
+		return err
+	}
+	if !state.Success() {
+		return fmt.Errorf("the shim ended with %s", state)
+	}
+	return nil
+}
+
+// rehearse runs an order that ends in an exit instead of a program.
+func (d *Driver) rehearse(ctx context.Context, o *order) error {
+	ctx, cancel := context.WithTimeout(ctx, probeWait)
+	defer cancel()
+	o.rehearse, o.dir, o.uid = true, "/", -1
+	x := &execution{driver: d, order: o, tier: sandbox.Tier(o.tier), limits: DefaultLimits()}
+	x.watchDisk = false
+	result, err := x.run(ctx)
+	if err != nil {
+		return err
+	}
+	if result.Cause != sandbox.Exited || result.ExitCode != 0 {
+		return fmt.Errorf("the rehearsal ended with %s %d", result.Cause, result.ExitCode)
+	}
+	return nil
+}
+
+func (d *Driver) tryRoot(ctx context.Context) (string, error) {
+	return "pivot_root", d.rehearse(ctx, &order{tier: 2, mounts: slices.Clone(d.base), tmpBytes: 1 << 20})
+}
+
+func (d *Driver) tryLandlock(ctx context.Context) (string, error) {
+	abi, err := landlockABI()
+	if err != nil {
+		return "", fmt.Errorf("no Landlock: %w", err)
+	}
+	if abi < leastABI {
+		return "", fmt.Errorf("Landlock version %d, and %d is the least", abi, leastABI)
+	}
+	return fmt.Sprintf("abi %d", abi), d.rehearse(ctx, &order{tier: 1, abi: abi, readable: []string{"/usr"}})
+}
+
+func (d *Driver) trySeccomp(ctx context.Context) (string, error) {
+	filter := d.filters[sandbox.T2]
+	return filter.Digest, d.rehearse(ctx, &order{tier: 1, filter: filter.Filter})
+}
+
+func (d *Driver) tryRlimits(ctx context.Context) (string, error) {
+	return "set", d.rehearse(ctx, &order{tier: 0, limits: resourceLimits(DefaultLimits(), 0, true)})
+}
+
+func (d *Driver) tryCgroup(context.Context) (string, error) {
+	controls, err := findCgroups(d.config.CgroupRoot)
+	if err != nil {
+		return "", err
+	}
+	group, err := controls.create("probe", DefaultLimits())
+	if err != nil {
+		return "", err
+	}
+	group.remove()
+	d.controls = controls
+	return controls.version, nil
+}
+
+func (d *Driver) tryGVisor(context.Context) (string, error) {
+	return "", errors.New("this build has no gVisor driver")
+}

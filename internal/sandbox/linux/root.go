@@ -1,0 +1,216 @@
+package linux
+
+import (
+	"fmt"
+	"path"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// WorkPath is where a step of tier 2 finds its work folder, whatever the folder is called on the host: the same step sees the same paths on every worker.
+const WorkPath = "/step"
+
+// ProxyPort is where the recording proxy listens on the step's own loopback.
+const ProxyPort = 3128
+
+// privateRoot builds a root out of nothing but the order's mounts and moves into it. The host's tree is gone afterwards.
+//
+// Every source is cloned before anything is mounted: a mount in between could hide a source that lies below it.
+func (s *shim) privateRoot() error {
+	if err := unix.Sethostname([]byte("step")); err != nil {
+		return at("host name", err)
+	}
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+		return at("private mounts", err)
+	}
+	for i := range s.order.mounts {
+		m := &s.order.mounts[i]
+		if m.fd >= 0 || m.kind == mountLink || m.kind == mountText {
+			continue
+		}
+		var err error
+		if m.fd, err = cloneTree(m.source, m.kind); err != nil {
+			return at("bind", err)
+		}
+	}
+	proc, err := filesystem("proc", unix.MOUNT_ATTR_RDONLY)
+	if err != nil {
+		return at("proc", err)
+	}
+	tmp, err := filesystem("tmpfs", 0, "size", strconv.Itoa(s.order.tmpBytes), "nr_inodes", "1m", "mode", "1777")
+	if err != nil {
+		return at("tmpfs", err)
+	}
+	root, err := filesystem("tmpfs", 0, "size", "1m", "mode", "0755")
+	if err != nil {
+		return at("tmpfs", err)
+	}
+	// Any folder that surely exists will do: the old tree is thrown away.
+	if err := unix.MoveMount(root, "", unix.AT_FDCWD, "/usr", unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
+		return at("root", err)
+	}
+	if err := s.furnish(root, proc, tmp); err != nil {
+		return at("bind", err)
+	}
+	return at("pivot_root", enter(root))
+}
+
+func (s *shim) furnish(root, proc, tmp int) error {
+	if err := attach(root, proc, "/proc"); err != nil {
+		return err
+	}
+	if err := attach(root, tmp, "/tmp"); err != nil {
+		return err
+	}
+	for _, m := range s.order.mounts {
+		var err error
+		switch m.kind {
+		case mountLink:
+			err = plant(root, m.target, func(name string) error { return unix.Symlinkat(m.source, root, name) })
+		case mountText:
+			err = plant(root, m.target, func(name string) error { return writeFile(root, name, m.source) })
+		default:
+			err = attach(root, m.fd, m.target)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// enter makes root the root, throws the old tree away and closes the new one against writing.
+func enter(root int) error {
+	if err := unix.Fchdir(root); err != nil {
+		return err
+	}
+	if err := unix.PivotRoot(".", "."); err != nil {
+		return err
+	}
+	if err := unix.Unmount(".", unix.MNT_DETACH); err != nil {
+		return err
+	}
+	if err := unix.Chdir("/"); err != nil {
+		return err
+	}
+	return unix.MountSetattr(root, "", unix.AT_EMPTY_PATH, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV})
+}
+
+// cloneTree takes a detached copy of the tree at a host path, with what a step may not do there already switched off.
+func cloneTree(source string, kind int) (int, error) {
+	fd, err := unix.OpenTree(unix.AT_FDCWD, source, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_RECURSIVE)
+	if err != nil {
+		return -1, fmt.Errorf("open_tree %s: %w", source, err)
+	}
+	attr := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_NOSUID}
+	switch kind {
+	case mountReadOnly:
+		attr.Attr_set |= unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NODEV
+	case mountWritable:
+		attr.Attr_set |= unix.MOUNT_ATTR_NODEV
+	case mountDevice:
+		attr.Attr_set |= unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NOEXEC // read-only keeps the node's mode and times; the device is written all the same
+	}
+	if err := unix.MountSetattr(fd, "", unix.AT_EMPTY_PATH|unix.AT_RECURSIVE, &attr); err != nil {
+		unix.Close(fd)
+		return -1, fmt.Errorf("mount_setattr %s: %w", source, err)
+	}
+	return fd, nil
+}
+
+// filesystem makes a detached mount of a new file system. Options come in pairs.
+func filesystem(kind string, attrs int, options ...string) (int, error) {
+	fs, err := unix.Fsopen(kind, unix.FSOPEN_CLOEXEC)
+	if err != nil {
+		return -1, err
+	}
+	defer unix.Close(fs)
+	for i := 0; i < len(options); i += 2 {
+		if err := unix.FsconfigSetString(fs, options[i], options[i+1]); err != nil {
+			return -1, fmt.Errorf("%s: %w", options[i], err)
+		}
+	}
+	if err := unix.FsconfigCreate(fs); err != nil {
+		return -1, err
+	}
+	return unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, attrs|unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV)
+}
+
+// attach mounts a detached tree at a path below root, on a folder or a file according to what the tree is.
+func attach(root, tree int, target string) error {
+	var st unix.Stat_t
+	if err := unix.Fstat(tree, &st); err != nil {
+		return fmt.Errorf("%s: %w", target, err)
+	}
+	folder := st.Mode&unix.S_IFMT == unix.S_IFDIR
+	err := plant(root, target, func(name string) error {
+		if folder {
+			return unix.Mkdirat(root, name, 0o755)
+		}
+		return writeFile(root, name, "")
+	})
+	if err != nil {
+		return err
+	}
+	if err := unix.MoveMount(tree, "", root, target[1:], unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
+		return fmt.Errorf("move_mount %s: %w", target, err)
+	}
+	return unix.Close(tree)
+}
+
+// plant makes the folders above a target and then the target itself, unless it is there.
+func plant(root int, target string, leaf func(name string) error) error {
+	name := strings.TrimPrefix(path.Clean(target), "/")
+	for i := range name {
+		if name[i] != '/' {
+			continue
+		}
+		if err := unix.Mkdirat(root, name[:i], 0o755); err != nil && err != unix.EEXIST {
+			return fmt.Errorf("/%s: %w", name[:i], err)
+		}
+	}
+	if err := leaf(name); err != nil && err != unix.EEXIST {
+		return fmt.Errorf("%s: %w", target, err)
+	}
+	return nil
+}
+
+func writeFile(root int, name, content string) error {
+	fd, err := unix.Openat(root, name, unix.O_CREAT|unix.O_EXCL|unix.O_WRONLY|unix.O_CLOEXEC, 0o644)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	_, err = unix.Write(fd, []byte(content))
+	return err
+}
+
+// network raises the loopback and, when the step may go out, opens the proxy's listener and hands it to the worker: only the
+// listener crosses the namespace's border.
+func (s *shim) network() error {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	lo, err := unix.NewIfreq("lo")
+	if err != nil {
+		return err
+	}
+	lo.SetUint16(unix.IFF_UP | unix.IFF_RUNNING)
+	if err := unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, lo); err != nil {
+		return err
+	}
+	if !s.order.proxied {
+		return nil
+	}
+	if err := unix.Bind(fd, &unix.SockaddrInet4{Port: ProxyPort, Addr: [4]byte{127, 0, 0, 1}}); err != nil {
+		return err
+	}
+	if err := unix.Listen(fd, 128); err != nil {
+		return err
+	}
+	return unix.Sendmsg(controlFD, []byte{msgListener}, unix.UnixRights(fd), nil, unix.MSG_NOSIGNAL)
+}

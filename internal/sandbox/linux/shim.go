@@ -1,0 +1,253 @@
+package linux
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"syscall"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// shimName is the first argument of the re-executed binary. It is no command: nobody types it, and ps shows what it is.
+const shimName = "orrery-sandbox-shim"
+
+// hello makes a shim end at once: a probe that only wants to know whether it can be started this way.
+const hello = "hello"
+
+// IsShim reports whether this process was started to be a shim. A main function asks it before it does anything else.
+func IsShim(argv []string) bool { return len(argv) > 0 && argv[0] == shimName }
+
+// Messages on the control socket, one packet each. The first byte says which.
+const (
+	msgListener  = 'L' // shim: the proxy's listener is attached
+	msgStarted   = 'S' // shim: the step's program runs
+	msgFailed    = 'F' // shim: stage, error number, text
+	msgEnded     = 'X' // shim: wait status, user and system microseconds, peak kilobytes
+	msgGo        = 'G' // worker: limits are in place, start
+	msgTerminate = 'T' // worker: ask the tree to end
+	msgKill      = 'K' // worker: end it
+)
+
+// exitSandbox is the shim's exit code when it failed itself.
+const exitSandbox = 125
+
+// ShimMain builds the sandbox around itself, starts the step in it, reaps the tree and returns the exit code of the shim.
+// In a process namespace it is process 1: when it ends, or the worker that holds the other end of its control socket dies, the
+// kernel kills everything in the namespace.
+func ShimMain(args []string) int {
+	runtime.LockOSThread() // capabilities and the parent-death signal belong to a thread
+	if len(args) > 1 && args[1] == hello {
+		return 0
+	}
+	s := &shim{}
+	if err := s.run(); err != nil {
+		s.report(err)
+		return exitSandbox
+	}
+	return 0
+}
+
+type shim struct {
+	order *order
+	step  int // process id of the step's program
+}
+
+// stageError says which part of the construction failed.
+type stageError struct {
+	stage string
+	err   error
+}
+
+func (e *stageError) Error() string { return e.stage + ": " + e.err.Error() }
+
+func at(stage string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return &stageError{stage: stage, err: err}
+}
+
+func (s *shim) run() error {
+	var err error
+	if s.order, err = readOrder(); err != nil {
+		return at("order", err)
+	}
+	unix.Umask(0o022)
+	if s.order.tier == 2 {
+		if err := s.privateRoot(); err != nil {
+			return err
+		}
+		if err := s.network(); err != nil {
+			return at("network", err)
+		}
+	} else if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
+		return at("subreaper", err)
+	}
+	if err := unix.Chdir(s.order.dir); err != nil {
+		return at("work folder", err)
+	}
+	list, err := s.script()
+	if err != nil {
+		return err
+	}
+	// From here on the step can look at this process; it must not be able to read or trace it.
+	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
+		return at("dumpable", err)
+	}
+	dispose(0) // process 1 without handlers is deaf to every signal from inside its namespace
+	if err := s.awaitGo(); err != nil {
+		return err
+	}
+	if s.step, err = list.run(); err != nil {
+		return err
+	}
+	if s.order.tier != 2 {
+		dispose(1) // SIG_IGN, after the fork so that the step starts with the defaults
+	}
+	s.send([]byte{msgStarted})
+	go s.obey()
+	return s.reap()
+}
+
+// dispose gives every signal the same disposition, behind the runtime's back: 0 is the default, 1 is to ignore.
+func dispose(handler uintptr) {
+	action := [4]uintptr{handler}
+	for sig := uintptr(1); sig <= 64; sig++ {
+		if sig == uintptr(unix.SIGCHLD) {
+			continue // ignoring it would lose the children's exit codes
+		}
+		_, _, _ = unix.RawSyscall6(unix.SYS_RT_SIGACTION, sig, uintptr(unsafe.Pointer(&action)), 0, 8, 0, 0)
+	}
+}
+
+func (s *shim) send(packet []byte) { _ = unix.Send(controlFD, packet, unix.MSG_NOSIGNAL) }
+
+func (s *shim) report(err error) {
+	w := &writer{b: []byte{msgFailed}}
+	var stage *stageError
+	var call *scriptError
+	var errno syscall.Errno
+	switch {
+	case errors.As(err, &stage):
+		w.text(stage.stage)
+	case errors.As(err, &call):
+		w.text(call.name)
+		errno = call.errno
+	default:
+		w.text("shim")
+	}
+	_ = errors.As(err, &errno)
+	w.int(int(errno))
+	w.text(err.Error())
+	s.send(w.b)
+}
+
+func (s *shim) awaitGo() error {
+	var b [1]byte
+	for {
+		n, _, err := unix.Recvfrom(controlFD, b[:], 0)
+		if err == unix.EINTR {
+			continue
+		}
+		if err != nil || n == 0 || b[0] != msgGo {
+			return at("control", errors.New("the worker went away before the start"))
+		}
+		return nil
+	}
+}
+
+// obey follows the worker until it closes the socket or dies, which ends the tree.
+func (s *shim) obey() {
+	var b [1]byte
+	for {
+		n, _, err := unix.Recvfrom(controlFD, b[:], 0)
+		switch {
+		case err == unix.EINTR:
+		case err == nil && n == 1 && b[0] == msgTerminate:
+			s.signalTree(unix.SIGTERM)
+		default:
+			s.signalTree(unix.SIGKILL)
+			if s.order.tier == 2 {
+				os.Exit(128 + int(unix.SIGKILL))
+			}
+			if n == 0 || err != nil {
+				return
+			}
+		}
+	}
+}
+
+func (s *shim) signalTree(sig unix.Signal) {
+	if s.order.tier == 2 {
+		_ = unix.Kill(-1, sig)
+		return
+	}
+	for _, pid := range descendants(os.Getpid()) {
+		_ = unix.Kill(pid, sig)
+	}
+}
+
+// reap waits for the step's program, collecting orphans on the way, and reports how it ended.
+func (s *shim) reap() error {
+	var status unix.WaitStatus
+	for {
+		pid, err := unix.Wait4(-1, &status, 0, nil)
+		if err == unix.EINTR {
+			continue
+		}
+		if err != nil {
+			return at("wait", err)
+		}
+		if pid == s.step {
+			break
+		}
+	}
+	if s.order.tier != 2 {
+		s.clear()
+	}
+	var used unix.Rusage
+	_ = unix.Getrusage(unix.RUSAGE_CHILDREN, &used)
+	w := &writer{b: []byte{msgEnded}}
+	w.int(int(status))
+	w.int(int(used.Utime.Nano() / 1000))
+	w.int(int(used.Stime.Nano() / 1000))
+	w.int(int(used.Maxrss))
+	s.send(w.b)
+	return nil
+}
+
+// clear kills what the step left behind when no process namespace does it: every orphan was handed to this subreaper.
+func (s *shim) clear() {
+	for {
+		for _, pid := range descendants(os.Getpid()) {
+			_ = unix.Kill(pid, unix.SIGKILL)
+		}
+		if _, err := unix.Wait4(-1, nil, 0, nil); err != nil && err != unix.EINTR {
+			return
+		}
+	}
+}
+
+// lookPath finds the program as a shell would, seen from inside: a name without a slash is searched in PATH.
+func lookPath(name string, env []string) (string, error) {
+	if strings.Contains(name, "/") {
+		return name, nil
+	}
+	for _, entry := range env {
+		list, found := strings.CutPrefix(entry, "PATH=")
+		if !found {
+			continue
+		}
+		for _, dir := range filepath.SplitList(list) {
+			path := filepath.Join(dir, name)
+			if info, err := os.Stat(path); err == nil && info.Mode().IsRegular() && info.Mode()&0o111 != 0 {
+				return path, nil
+			}
+		}
+	}
+	return "", unix.ENOENT
+}
