@@ -1,0 +1,138 @@
+package kernel
+
+import (
+	"context"
+	"strings"
+
+	"orrery.example/orrery/internal/fault"
+	"orrery.example/orrery/internal/store"
+	"orrery.example/orrery/internal/work"
+)
+
+// Run implements store.Reader.
+func (s *Store) Run(ctx context.Context, tenant work.Tenant, idOrName string) (work.Run, error) {
+	run, err := read(ctx, s, func(r Reader) (*work.Run, error) {
+		if strings.HasPrefix(idOrName, "run_") {
+			return r.Run(tenant, work.RunID(idOrName))
+		}
+		return r.RunByName(tenant, idOrName)
+	})
+	if err != nil {
+		return work.Run{}, err
+	}
+	if run == nil {
+		return work.Run{}, fault.New(fault.NotFound, "there is no run %s", idOrName).WithHint("orrery runs list")
+	}
+	return *run, nil
+}
+
+// read runs a question on a snapshot.
+func read[T any](ctx context.Context, s *Store, ask func(Reader) (T, error)) (T, error) {
+	var out T
+	err := s.view(ctx, func(r Reader) error {
+		var err error
+		out, err = ask(r)
+		return err
+	})
+	return out, err
+}
+
+// Find implements store.Reader.
+func (s *Store) Find(ctx context.Context, tenant work.Tenant, q store.RunQuery) ([]work.Run, error) {
+	return read(ctx, s, func(r Reader) ([]work.Run, error) { return r.FindRuns(tenant, q) })
+}
+
+// Steps implements store.Reader.
+func (s *Store) Steps(ctx context.Context, tenant work.Tenant, run work.RunID, after work.StepID, limit int) ([]work.Step, error) {
+	return read(ctx, s, func(r Reader) ([]work.Step, error) { return r.Steps(tenant, run, after, limit) })
+}
+
+// DeadLetters implements store.Reader.
+func (s *Store) DeadLetters(ctx context.Context, tenant work.Tenant, limit int) ([]store.DeadLetter, error) {
+	return read(ctx, s, func(r Reader) ([]store.DeadLetter, error) { return r.DeadLetters(tenant, limit) })
+}
+
+// Plan implements store.Reader.
+func (s *Store) Plan(ctx context.Context, tenant work.Tenant, hash work.Digest) ([]byte, error) {
+	raw, err := read(ctx, s, func(r Reader) ([]byte, error) { return r.Plan(tenant, hash) })
+	if err == nil && raw == nil {
+		return nil, fault.New(fault.NotFound, "there is no plan %s", hash)
+	}
+	return raw, err
+}
+
+// Document implements store.Reader.
+func (s *Store) Document(ctx context.Context, tenant work.Tenant, run work.RunID, kind string) ([]byte, error) {
+	return read(ctx, s, func(r Reader) ([]byte, error) { return r.Document(tenant, run, kind) })
+}
+
+// Cached implements store.Reader.
+func (s *Store) Cached(ctx context.Context, tenant work.Tenant, key work.Digest) (*store.CachedResult, error) {
+	return read(ctx, s, func(r Reader) (*store.CachedResult, error) { return r.Cached(tenant, key) })
+}
+
+// Events implements store.History.
+func (s *Store) Events(ctx context.Context, tenant work.Tenant, run work.RunID, from int64, limit int) ([]work.Event, error) {
+	return read(ctx, s, func(r Reader) ([]work.Event, error) { return r.Events(tenant, run, from, limit) })
+}
+
+// Lines implements store.History.
+func (s *Store) Lines(ctx context.Context, tenant work.Tenant, run work.RunID, from int64, limit int) ([]work.LogLine, error) {
+	return read(ctx, s, func(r Reader) ([]work.LogLine, error) { return r.Lines(tenant, run, from, limit) })
+}
+
+// Unsealed implements store.Log.
+func (s *Store) Unsealed(ctx context.Context, tenant work.Tenant, limit int) ([]work.Run, error) {
+	return read(ctx, s, func(r Reader) ([]work.Run, error) { return r.Unsealed(tenant, limit) })
+}
+
+// LogSize implements store.Log.
+func (s *Store) LogSize(ctx context.Context, tenant work.Tenant) (int64, []byte, error) {
+	type answer struct {
+		size       int64
+		checkpoint []byte
+	}
+	a, err := read(ctx, s, func(r Reader) (answer, error) {
+		size, checkpoint, err := r.LogSize(tenant)
+		return answer{size, checkpoint}, err
+	})
+	return a.size, a.checkpoint, err
+}
+
+// LogHashes implements store.Log.
+func (s *Store) LogHashes(ctx context.Context, tenant work.Tenant, indexes []int64) ([][32]byte, error) {
+	return read(ctx, s, func(r Reader) ([][32]byte, error) { return r.LogHashes(tenant, indexes) })
+}
+
+// AppendLog implements store.Log.
+func (s *Store) AppendLog(ctx context.Context, tenant work.Tenant, a store.LogAppend) error {
+	return s.one(ctx, func(u *unit) error {
+		size, _, err := u.tx.LogSize(tenant)
+		if err != nil {
+			u.fail(err)
+			return err
+		}
+		if size != a.Size {
+			return fault.New(fault.Conflict, "the log of %s has %d leaves, not %d", tenant, size, a.Size)
+		}
+		u.wrote = true
+		u.fail(u.tx.AppendLog(tenant, a))
+		return u.err
+	})
+}
+
+// Leaf implements store.Log.
+func (s *Store) Leaf(ctx context.Context, tenant work.Tenant, run work.RunID) ([]byte, int64, error) {
+	type answer struct {
+		leaf  []byte
+		index int64
+	}
+	a, err := read(ctx, s, func(r Reader) (answer, error) {
+		leaf, index, err := r.Leaf(tenant, run)
+		return answer{leaf, index}, err
+	})
+	if err == nil && a.leaf == nil {
+		err = fault.New(fault.Incomplete, "run %s is not sealed in the log", run)
+	}
+	return a.leaf, a.index, err
+}

@@ -1,0 +1,194 @@
+package kernel
+
+import (
+	"context"
+
+	"orrery.example/orrery/internal/engine"
+	"orrery.example/orrery/internal/fault"
+	"orrery.example/orrery/internal/store"
+	"orrery.example/orrery/internal/work"
+)
+
+// Submit implements store.Runs.
+func (s *Store) Submit(ctx context.Context, batch []store.Submission) []store.Submitted {
+	out := make([]store.Submitted, len(batch))
+	prepared := make([]*engine.Graph, len(batch))
+	for i := range batch {
+		g := s.graphs.get(batch[i].Run.Tenant, batch[i].Run.PlanHash)
+		if g == nil {
+			var err error
+			if g, err = newGraph(batch[i].Canonical, batch[i].Run.PlanHash); err != nil {
+				out[i].Err = err
+				continue
+			}
+		}
+		prepared[i] = g
+	}
+	err := s.do(ctx, func(u *unit) error {
+		for i := range batch {
+			if prepared[i] != nil {
+				out[i] = u.submit(&batch[i], prepared[i])
+			}
+		}
+		return u.err
+	})
+	for i := range out {
+		if err != nil {
+			out[i] = store.Submitted{Err: err}
+		}
+		if out[i].Err == nil {
+			s.graphs.put(batch[i].Run.Tenant, prepared[i])
+		}
+	}
+	return out
+}
+
+func (u *unit) submit(c *store.Submission, g *engine.Graph) store.Submitted {
+	run := c.Run
+	if run.RunToken != "" {
+		earlier, err := u.tx.RunByToken(run.Tenant, run.RunToken)
+		u.fail(err)
+		if earlier != nil {
+			if earlier.PlanHash != run.PlanHash {
+				return store.Submitted{Err: fault.New(fault.Conflict, "the run token was used for another plan, %s", earlier.PlanHash)}
+			}
+			return store.Submitted{Run: *earlier, Existed: true}
+		}
+	}
+	for _, taken := range []func() (*work.Run, error){
+		func() (*work.Run, error) { return u.tx.RunByName(run.Tenant, run.Name) },
+		func() (*work.Run, error) { return u.tx.Run(run.Tenant, run.ID) },
+	} {
+		other, err := taken()
+		u.fail(err)
+		if other != nil {
+			return store.Submitted{Err: fault.New(fault.Conflict, "there is a run %s already", run.Name)}
+		}
+	}
+	busy := false
+	if cc := g.Plan.Concurrency; cc != nil && run.ConcurrencyKey != "" {
+		u.fail(u.flush())
+		active, err := u.tx.ActiveRuns(run.Tenant, run.ConcurrencyKey)
+		u.fail(err)
+		busy = active >= cc.Max
+	}
+	u.fail(u.tx.PutPlan(run.Tenant, run.PlanHash, c.Canonical))
+	if c.Request != nil {
+		u.fail(u.tx.PutDocument(run.Tenant, run.ID, DocumentRequest, c.Request))
+	}
+	if run.RetryOf != "" {
+		u.fail(u.tx.ResolveDeadLetters(run.Tenant, run.RetryOf, "", work.Actor{
+			Name: run.Submitter, Key: run.SubmitterKey, Reason: "retried by " + run.Name, At: u.now,
+		}))
+	}
+	row := run
+	h := &hot{u: u, graph: g, run: &row, isNew: true, steps: map[work.StepID]*slot{}}
+	u.use(runKey{run.Tenant, run.ID}, h)
+	data := c.Data
+	data.Incarnation = u.s.driver.Incarnation()
+	engine.Submit(g, h, u.now, data, busy)
+	// The row must be findable by name and token for the next command of the batch.
+	u.fail(u.flushRun(h))
+	return store.Submitted{Run: *h.run}
+}
+
+// DocumentRequest is the kind under which a run's signed submission is kept.
+const DocumentRequest = "request"
+
+// Decide implements store.Runs.
+func (s *Store) Decide(ctx context.Context, batch []store.DecideCommand) []error {
+	return s.each(ctx, len(batch), func(u *unit, i int) error {
+		c := &batch[i]
+		h, err := u.open(c.Tenant, c.Run)
+		if err != nil {
+			return err
+		}
+		return engine.Decide(h.graph, h, u.now, c.Decision)
+	})
+}
+
+// Control implements store.Runs.
+func (s *Store) Control(ctx context.Context, batch []store.ControlCommand) []error {
+	return s.each(ctx, len(batch), func(u *unit, i int) error {
+		c := &batch[i]
+		h, err := u.open(c.Tenant, c.Run)
+		if err != nil {
+			return err
+		}
+		switch c.Verb {
+		case "cancel":
+			return engine.Cancel(h.graph, h, u.now, c.Actor)
+		case "pause":
+			return engine.Pause(h.graph, h, u.now, c.Actor)
+		case "resume":
+			return engine.Resume(h.graph, h, u.now, c.Actor)
+		default:
+			return fault.New(fault.Invalid, "a run can be cancelled, paused and resumed, not %q", c.Verb)
+		}
+	})
+}
+
+// Acknowledge implements store.Runs.
+func (s *Store) Acknowledge(ctx context.Context, tenant work.Tenant, run work.RunID) error {
+	return s.one(ctx, func(u *unit) error {
+		h, err := u.open(tenant, run)
+		if err != nil {
+			return err
+		}
+		if !h.run.Acknowledged {
+			h.Run().Acknowledged = true
+		}
+		return nil
+	})
+}
+
+// ResolveDeadLetter implements store.Runs.
+func (s *Store) ResolveDeadLetter(ctx context.Context, tenant work.Tenant, run work.RunID, step work.StepID, by work.Actor) error {
+	return s.one(ctx, func(u *unit) error {
+		by.At = u.now
+		return u.tx.ResolveDeadLetters(tenant, run, step, by)
+	})
+}
+
+// Attach implements store.Runs.
+func (s *Store) Attach(ctx context.Context, tenant work.Tenant, run work.RunID, kind string, data []byte) error {
+	return s.one(ctx, func(u *unit) error {
+		if _, err := u.open(tenant, run); err != nil {
+			return err
+		}
+		earlier, err := u.tx.Document(tenant, run, kind)
+		if err != nil {
+			u.fail(err)
+			return err
+		}
+		if earlier != nil {
+			if string(earlier) != string(data) {
+				return fault.New(fault.Conflict, "run %s has another document %q already", run, kind)
+			}
+			return nil
+		}
+		u.fail(u.tx.PutDocument(tenant, run, kind, data))
+		return u.err
+	})
+}
+
+// each runs one command per index in a shared transaction and returns their errors.
+func (s *Store) each(ctx context.Context, n int, command func(*unit, int) error) []error {
+	errs := make([]error, n)
+	err := s.do(ctx, func(u *unit) error {
+		for i := range errs {
+			errs[i] = command(u, i)
+		}
+		return u.err
+	})
+	if err != nil {
+		for i := range errs {
+			errs[i] = err
+		}
+	}
+	return errs
+}
+
+func (s *Store) one(ctx context.Context, command func(*unit) error) error {
+	return s.each(ctx, 1, func(u *unit, _ int) error { return command(u) })[0]
+}

@@ -1,0 +1,167 @@
+package worker
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"orrery.example/orrery/internal/canonical"
+	"orrery.example/orrery/internal/fault"
+	"orrery.example/orrery/internal/sandbox"
+	"orrery.example/orrery/internal/sandbox/egress"
+	"orrery.example/orrery/internal/work"
+)
+
+// maxBody bounds what an http step reads of a response.
+const maxBody = 64 << 20
+
+// request sends one HTTP request to an endpoint that the step lists under egress. With: url, method, headers, body, file (where to
+// write the response), expect (list of statuses; default 200-299). Outputs: status, and the response as artifact "body" when file is set.
+func (a *attempt) request(ctx context.Context) {
+	var mu sync.Mutex
+	var records []sandbox.EgressRecord
+	dialer := egress.NewDialer(a.policy().Egress, func(r sandbox.EgressRecord) {
+		mu.Lock()
+		defer mu.Unlock()
+		records = append(records, r)
+	})
+	ctx, stop := context.WithTimeout(ctx, time.Duration(a.spec.TimeoutMs)*time.Millisecond)
+	defer stop()
+	client := &http.Client{
+		Transport:     &http.Transport{DialContext: dialer.DialContext, DisableKeepAlives: true, Proxy: nil},
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
+	err := a.send(ctx, client)
+	client.CloseIdleConnections()
+	mu.Lock()
+	a.report.Egress, _ = json.Marshal(egressRecords(records)) // plain structs of ours
+	mu.Unlock()
+	a.report.Protections = json.RawMessage(`{"label":"built-in","layers":{"network":"allow-list"},"tier":0}`)
+	switch {
+	case err == nil:
+		a.report.State, a.report.Reason = work.Succeeded, work.Reason{Code: work.EndedWell}
+	case ctx.Err() == context.DeadlineExceeded:
+		a.fail(work.TimedOut, work.EndedByTimeout, "timeout", "the request took longer than its time limit")
+	default:
+		class := "http"
+		if fault.CodeOf(err) == fault.Exhausted {
+			class = "http-429"
+		} else if fault.CodeOf(err) == fault.Unavailable {
+			class = "http-5xx"
+		}
+		a.fail(work.Failed, work.EndedByExit, class, a.mask(err.Error()))
+		a.lines.say("error", "%v", err)
+	}
+}
+
+func (a *attempt) send(ctx context.Context, client *http.Client) error {
+	req, err := a.build(ctx)
+	if err != nil {
+		return err
+	}
+	res, err := client.Do(req)
+	if err != nil {
+		return fault.Wrap(fault.Unavailable, err, "request failed")
+	}
+	defer res.Body.Close()
+	a.report.ExitCode = 0
+	a.lines.say("info", "%s %s: %s", req.Method, req.URL.Redacted(), res.Status)
+	if !expected(a.rendered.With["expect"], res.StatusCode) {
+		a.report.ExitCode = 1
+		switch {
+		case res.StatusCode == http.StatusTooManyRequests:
+			return fault.New(fault.Exhausted, "the server answered %s", res.Status)
+		case res.StatusCode >= 500:
+			return fault.New(fault.Unavailable, "the server answered %s", res.Status)
+		default:
+			return fault.New(fault.Invalid, "the server answered %s", res.Status)
+		}
+	}
+	return a.keepBody(res)
+}
+
+func (a *attempt) build(ctx context.Context) (*http.Request, error) {
+	with := a.rendered.With
+	target, _ := with["url"].(string)
+	u, err := url.Parse(target)
+	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
+		return nil, fault.New(fault.Invalid, "http needs a url that begins with http:// or https://")
+	}
+	method, _ := with["method"].(string)
+	var body io.Reader
+	switch b := with["body"].(type) {
+	case nil:
+	case string:
+		body = strings.NewReader(b)
+	default:
+		raw, err := canonical.Marshal(b)
+		if err != nil {
+			return nil, err
+		}
+		body = strings.NewReader(string(raw))
+	}
+	req, err := http.NewRequestWithContext(ctx, strings.ToUpper(method), target, body)
+	if err != nil {
+		return nil, fault.Wrap(fault.Invalid, err, "http")
+	}
+	headers, _ := with["headers"].(map[string]any)
+	for k, v := range headers {
+		req.Header.Set(k, fmt.Sprint(v))
+	}
+	// Secrets travel as headers: the environment name of the secret is the header's, HTTP_ and underscores taken off.
+	for env, value := range a.rendered.secrets {
+		if name, ok := strings.CutPrefix(env, "HTTP_"); ok {
+			req.Header.Set(strings.ReplaceAll(name, "_", "-"), string(value))
+		}
+	}
+	if a.grant.Trace != "" {
+		req.Header.Set("traceparent", a.grant.Trace)
+	}
+	return req, nil
+}
+
+func expected(want any, status int) bool {
+	list, ok := want.([]any)
+	if !ok {
+		return status >= 200 && status < 300
+	}
+	return slices.ContainsFunc(list, func(v any) bool { return fmt.Sprint(v) == fmt.Sprint(status) })
+}
+
+func (a *attempt) keepBody(res *http.Response) error {
+	limited := io.LimitReader(res.Body, maxBody+1)
+	name, _ := a.rendered.With["file"].(string)
+	if name == "" {
+		_, err := io.Copy(io.Discard, limited)
+		return err
+	}
+	if !filepath.IsLocal(name) {
+		return fault.New(fault.Invalid, "%q is no path inside the workspace", name)
+	}
+	root, err := os.OpenRoot(a.dir)
+	if err != nil {
+		return fault.Wrap(fault.Internal, err, "workspace")
+	}
+	defer root.Close()
+	f, err := root.Create(name)
+	if err != nil {
+		return fault.Wrap(fault.Invalid, err, "response")
+	}
+	n, err := io.Copy(f, limited)
+	if e := f.Close(); err == nil {
+		err = e
+	}
+	if err == nil && n > maxBody {
+		err = fault.New(fault.Exhausted, "the response is larger than %d bytes", maxBody)
+	}
+	return err
+}

@@ -1,0 +1,277 @@
+// Package worker runs leased steps: it claims, checks the plan, prepares a workspace, starts the sandbox, and reports what it
+// measured itself.
+//
+// A worker takes nothing on trust that it can check: a plan must hash to the plan hash of the lease, templates are rendered
+// here from the plan and the values of the lease, files are compared with their digests when they are put in place, and
+// outputs are hashed here, never declared.
+package worker
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"io"
+	"log/slog"
+	"sync"
+	"time"
+
+	"orrery.example/orrery/internal/fault"
+	"orrery.example/orrery/internal/sandbox"
+	"orrery.example/orrery/internal/store"
+	"orrery.example/orrery/internal/work"
+)
+
+// Source is where a worker gets its work: claim and report (Exchange), ack, heartbeat, logs and progress (AppendLines), and what
+// a lease refers to.
+type Source interface {
+	OpenSession(ctx context.Context, s store.Session) error
+	Exchange(ctx context.Context, req store.ExchangeRequest) (store.ExchangeReply, error)
+	Ack(ctx context.Context, batch []store.AckCommand) []error
+	Heartbeat(ctx context.Context, session string, expires work.Time) (store.Orders, error)
+	AppendLines(ctx context.Context, batch []store.LinesCommand) []error
+	Plan(ctx context.Context, tenant work.Tenant, hash work.Digest) ([]byte, error)
+	Cached(ctx context.Context, tenant work.Tenant, key work.Digest) (*store.CachedResult, error)
+}
+
+// Blobs is where files come from and go to, by their digest.
+type Blobs interface {
+	Put(ctx context.Context, tenant work.Tenant, r io.Reader) (work.Digest, int64, error)
+	Open(ctx context.Context, tenant work.Tenant, digest work.Digest) (io.ReadCloser, int64, error)
+}
+
+// Config is what a worker needs.
+type Config struct {
+	Name    string      // for people and evidence
+	Tenant  work.Tenant // whose work it takes
+	Slots   int         // steps at once
+	Dir     string      // an empty folder for workspaces; each is removed after its attempt
+	Local   bool        // the source's store belongs to this process alone
+	Sandbox sandbox.Driver
+	Labels  map[string]string
+	Tier    int                              // what to tell the scheduler; a step that asks for more is still refused here
+	Inside  func(dir string) string          // where a step sees its workspace
+	Secret  func(ref string) ([]byte, error) // resolves a secret's reference; nil refuses all
+	Path    string                           // PATH of steps
+	Wake    <-chan struct{}                  // hints that there may be work; nil means polling only
+	Now     func() work.Time
+	Log     *slog.Logger
+}
+
+// Times of a session. A worker that does not answer for sessionLength loses its leases.
+const (
+	sessionLength  = 30 * time.Second
+	heartbeatEvery = sessionLength / 3
+	pollEvery      = time.Second            // in case a hint is lost
+	ordersEvery    = 250 * time.Millisecond // how soon a cancel is heard when hints come
+	ackAfter       = time.Second            // shorter attempts are reported before an ack would tell anything
+)
+
+// Runners lists what a worker can run.
+func Runners() []string {
+	return []string{"process", "shell", "python", "noop", "bundle.ingest", "http"}
+}
+
+// Worker runs steps until its context ends.
+type Worker struct {
+	Config
+	source  Source
+	blobs   Blobs
+	session string
+
+	plans plans
+	done  chan finished
+
+	mu      sync.Mutex
+	running map[leaseKey]context.CancelCauseFunc
+}
+
+type leaseKey struct {
+	run  work.RunID
+	step work.StepID
+}
+
+type finished struct {
+	key    leaseKey
+	report store.ReportCommand
+}
+
+// New returns a worker with a session of its own.
+func New(c Config, source Source, blobs Blobs) *Worker {
+	return &Worker{
+		Config: c, source: source, blobs: blobs, session: "ses_" + rand.Text(),
+		done: make(chan finished, c.Slots), running: map[leaseKey]context.CancelCauseFunc{},
+	}
+}
+
+// Run works until ctx ends, then takes no more, lets what runs end, and returns. Errors: the session could not be opened.
+func (w *Worker) Run(ctx context.Context) error {
+	life := context.WithoutCancel(ctx)
+	if err := w.open(life); err != nil {
+		return err
+	}
+	beat := time.NewTicker(heartbeatEvery)
+	defer beat.Stop()
+	poll := time.NewTicker(pollEvery)
+	defer poll.Stop()
+	l := &loop{w: w, hungry: true}
+	stopping := ctx.Done()
+	wake := w.Wake
+	for {
+		l.exchange(life)
+		if stopping == nil && l.active == 0 && len(l.reports) == 0 {
+			return nil
+		}
+		if l.hungry && len(l.reports) == 0 && len(w.done) == 0 && stopping != nil && l.more {
+			continue
+		}
+		select {
+		case <-stopping:
+			stopping, l.draining = nil, true
+		case f := <-w.done:
+			l.take(f)
+		case _, ok := <-wake:
+			if !ok {
+				wake = nil
+			}
+			l.hungry = true
+			l.hear(life)
+		case <-poll.C:
+			l.hungry = true
+		case <-beat.C:
+			w.heartbeat(life)
+			l.heard = time.Now()
+		}
+	}
+}
+
+func (w *Worker) open(ctx context.Context) error {
+	return w.source.OpenSession(ctx, store.Session{
+		ID: w.session, Worker: w.Name, Tenant: w.Tenant, Local: w.Local, Expires: w.Now().Add(sessionLength),
+	})
+}
+
+func (w *Worker) heartbeat(ctx context.Context) {
+	orders, err := w.source.Heartbeat(ctx, w.session, w.Now().Add(sessionLength))
+	if fault.CodeOf(err) == fault.NotFound {
+		// The session was declared dead: its leases are gone, so what runs under them must stop.
+		w.cancelAll(errLost)
+		err = w.open(ctx)
+	}
+	if err != nil {
+		w.Log.Warn("heartbeat failed", "error", err)
+		return
+	}
+	for _, c := range orders.Cancel {
+		w.cancel(leaseKey{c.Run, c.Step}, errCancelled)
+	}
+}
+
+var (
+	errCancelled = errors.New("cancelled")
+	errLost      = errors.New("the lease was lost")
+)
+
+func (w *Worker) cancel(key leaseKey, cause error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if stop := w.running[key]; stop != nil {
+		stop(cause)
+	}
+}
+
+func (w *Worker) cancelAll(cause error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, stop := range w.running {
+		stop(cause)
+	}
+}
+
+// loop is the state of Run: only its goroutine touches it.
+type loop struct {
+	w        *Worker
+	active   int // attempts that have not been taken back
+	reports  []store.ReportCommand
+	hungry   bool // there may be work
+	more     bool // the last exchange gave as much as was asked for
+	draining bool
+	heard    time.Time
+}
+
+func (l *loop) take(f finished) {
+	l.w.mu.Lock()
+	delete(l.w.running, f.key)
+	l.w.mu.Unlock()
+	l.active--
+	l.reports = append(l.reports, f.report)
+}
+
+// hear asks for orders when a hint came while something runs.
+func (l *loop) hear(ctx context.Context) {
+	if l.active > 0 && time.Since(l.heard) >= ordersEvery {
+		l.w.heartbeat(ctx)
+		l.heard = time.Now()
+	}
+}
+
+// exchange reports what has ended and asks for as much as there are free slots, when there is a reason to.
+func (l *loop) exchange(ctx context.Context) {
+	w := l.w
+	for len(w.done) > 0 {
+		l.take(<-w.done)
+	}
+	free := w.Slots - l.active
+	if l.draining || !l.hungry && len(l.reports) == 0 {
+		free = 0
+	}
+	if free == 0 && len(l.reports) == 0 {
+		return
+	}
+	reply, err := w.source.Exchange(ctx, store.ExchangeRequest{
+		Session: w.session, Tenant: w.Tenant, Reports: l.reports, Runners: Runners(), Labels: w.Labels, MinTier: w.Tier, Max: free,
+	})
+	if fault.CodeOf(err) == fault.NotFound {
+		l.reports = nil // they were taken or refused before the session turned out to be gone
+		if err := w.open(ctx); err != nil {
+			w.Log.Warn("no new session", "error", err)
+		}
+		return
+	}
+	if err != nil {
+		// The outcome is unknown: reports are sent again, and a second one is refused as stale.
+		w.Log.Warn("exchange failed", "error", err)
+		l.hungry, l.more = false, false
+		return
+	}
+	for i, e := range reply.Errs {
+		if e != nil {
+			w.Log.Info("report refused", "run", l.reports[i].Run, "step", l.reports[i].Step, "error", e)
+		}
+	}
+	l.reports = nil
+	l.more = free > 0 && len(reply.Grants) == free
+	l.hungry = l.more
+	for i := range reply.Grants {
+		l.start(ctx, &reply.Grants[i])
+	}
+}
+
+func (l *loop) start(ctx context.Context, g *store.Grant) {
+	w := l.w
+	a := &attempt{w: w, grant: g}
+	if spec := a.inline(ctx); spec {
+		l.reports = append(l.reports, store.ReportCommand{Run: g.Run, Step: g.Step, Report: a.report})
+		return
+	}
+	key := leaseKey{g.Run, g.Step}
+	ctx, stop := context.WithCancelCause(ctx)
+	w.mu.Lock()
+	w.running[key] = stop
+	w.mu.Unlock()
+	l.active++
+	go func() {
+		defer stop(nil)
+		a.execute(ctx)
+		w.done <- finished{key, store.ReportCommand{Run: g.Run, Step: g.Step, Report: a.report}}
+	}()
+}
