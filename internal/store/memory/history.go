@@ -1,0 +1,108 @@
+package memory
+
+import (
+	"slices"
+
+	"orrery.example/orrery/internal/fault"
+	"orrery.example/orrery/internal/store"
+	"orrery.example/orrery/internal/work"
+)
+
+// window returns up to limit entries of a history that starts with number 1.
+func window[T any](history []T, from int64, limit int) []T {
+	from = max(from, 1)
+	if from > int64(len(history)) {
+		return nil
+	}
+	rest := history[from-1:]
+	if limit > 0 && len(rest) > limit {
+		rest = rest[:limit]
+	}
+	return slices.Clone(rest)
+}
+
+// Events implements kernel.HistoryReader.
+func (r reader) Events(tenant work.Tenant, run work.RunID, from int64, limit int) ([]work.Event, error) {
+	return window(r.d.events[runKey{tenant, run}], from, limit), nil
+}
+
+// Lines implements kernel.HistoryReader.
+func (r reader) Lines(tenant work.Tenant, run work.RunID, from int64, limit int) ([]work.LogLine, error) {
+	return window(r.d.lines[runKey{tenant, run}], from, limit), nil
+}
+
+// AppendEvents implements kernel.HistoryWriter.
+func (t *tx) AppendEvents(tenant work.Tenant, run work.RunID, events []work.Event) error {
+	key := runKey{tenant, run}
+	before := t.d.events[key]
+	for i, e := range events {
+		if e.Seq != int64(len(before)+i+1) || e.Tenant != tenant || e.Run != run {
+			return fault.New(fault.Internal, "event %d of run %s does not follow event %d of run %s", e.Seq, e.Run, len(before)+i, run)
+		}
+	}
+	put(t, t.d.events, key, append(before, events...))
+	return nil
+}
+
+// AppendLines implements kernel.HistoryWriter.
+func (t *tx) AppendLines(tenant work.Tenant, run work.RunID, lines []work.LogLine) error {
+	key := runKey{tenant, run}
+	before := t.d.lines[key]
+	for i, l := range lines {
+		if l.Seq != int64(len(before)+i+1) || l.Run != run {
+			return fault.New(fault.Internal, "line %d of run %s does not follow line %d of run %s", l.Seq, l.Run, len(before)+i, run)
+		}
+	}
+	put(t, t.d.lines, key, append(before, lines...))
+	return nil
+}
+
+// LogSize implements kernel.LogReader.
+func (r reader) LogSize(tenant work.Tenant) (int64, []byte, error) {
+	l := r.d.logs[tenant]
+	return l.size, l.checkpoint, nil
+}
+
+// LogHashes implements kernel.LogReader.
+func (r reader) LogHashes(tenant work.Tenant, indexes []int64) ([][32]byte, error) {
+	hashes := r.d.logs[tenant].hashes
+	out := make([][32]byte, len(indexes))
+	for i, index := range indexes {
+		if index < 0 || index >= int64(len(hashes)) {
+			return nil, fault.New(fault.Internal, "the log has no hash %d", index)
+		}
+		out[i] = hashes[index]
+	}
+	return out, nil
+}
+
+// Leaf implements kernel.LogReader.
+func (r reader) Leaf(tenant work.Tenant, run work.RunID) ([]byte, int64, error) {
+	l := r.d.leaves[runKey{tenant, run}]
+	return l.bytes, l.index, nil
+}
+
+// AppendLog implements kernel.HistoryWriter.
+func (t *tx) AppendLog(tenant work.Tenant, a store.LogAppend) error {
+	l := t.d.logs[tenant]
+	if a.Size != l.size || a.FirstHash != int64(len(l.hashes)) {
+		return fault.New(fault.Conflict, "the log has %d leaves and %d hashes, not %d and %d", l.size, len(l.hashes), a.Size, a.FirstHash)
+	}
+	if len(a.Leaves) != len(a.Runs) {
+		return fault.New(fault.Internal, "%d leaves for %d runs", len(a.Leaves), len(a.Runs))
+	}
+	for i, run := range a.Runs {
+		key := runKey{tenant, run}
+		row := t.d.runs[key]
+		if _, sealed := t.d.leaves[key]; row == nil || sealed || row.Ended == 0 {
+			return fault.New(fault.Conflict, "run %s has not ended or is sealed already", run)
+		}
+		t.orderRun(row, false)
+		put(t, t.d.leaves, key, leaf{a.Size + int64(i), a.Leaves[i]})
+		t.orderRun(row, true)
+	}
+	put(t, t.d.logs, tenant, log{
+		size: a.Size + int64(len(a.Leaves)), checkpoint: a.Checkpoint, hashes: append(l.hashes, a.Hashes...),
+	})
+	return nil
+}
