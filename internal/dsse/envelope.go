@@ -12,10 +12,11 @@ import (
 	"orrery.example/orrery/internal/fault"
 )
 
-// The limits of an envelope. A document that needs more belongs into a file that the document names by its digest.
+// The limits of an envelope. What comes from people and machines is small; the attestation of a run with very many steps
+// is not, and who expects one says so with DecodeUpTo.
 const (
-	MaxEnvelope   = 24 << 20 // bytes of JSON
-	MaxPayload    = 16 << 20 // bytes after base64
+	MaxEnvelope   = 1 << 20   // bytes of JSON that Decode takes
+	MaxPayload    = 128 << 20 // bytes after base64, for any envelope
 	maxSignatures = 16
 	maxSignature  = 512 // bytes after base64
 	maxType       = 256
@@ -120,9 +121,12 @@ func appendString(dst []byte, s string) []byte {
 
 // Decode reads one envelope and checks its form, not its signatures. Unknown fields are ignored, as the specification
 // says. Error: fault.Invalid.
-func Decode(raw []byte) (Envelope, error) {
-	if len(raw) > MaxEnvelope {
-		return Envelope{}, fault.New(fault.Invalid, "an envelope of %d bytes is above the limit of %d", len(raw), MaxEnvelope)
+func Decode(raw []byte) (Envelope, error) { return DecodeUpTo(raw, MaxEnvelope) }
+
+// DecodeUpTo is Decode for an envelope of at most limit bytes.
+func DecodeUpTo(raw []byte, limit int) (Envelope, error) {
+	if len(raw) > limit {
+		return Envelope{}, fault.New(fault.Invalid, "an envelope of %d bytes is above the limit of %d", len(raw), limit)
 	}
 	if !utf8.Valid(raw) {
 		return Envelope{}, fault.New(fault.Invalid, "an envelope is UTF-8")
