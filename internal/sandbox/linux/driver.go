@@ -84,6 +84,7 @@ type Driver struct {
 	filters map[sandbox.Tier]seccomp.Program
 	ids     *idPool
 	groups  atomic.Int64 // numbers the groups of this process
+	buffers sync.Pool    // *[]byte of outputChunk, for reading output
 
 	mu       sync.Mutex
 	found    sandbox.Capability

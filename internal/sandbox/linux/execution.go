@@ -84,7 +84,7 @@ func (x *execution) run(ctx context.Context) (sandbox.Result, error) {
 		return sandbox.Result{}, fault.Wrap(fault.Sandbox, err, "step %s: the shim does not start", x.spec.Name)
 	}
 	defer x.control.Close()
-	out := &sink{left: x.limits.OutputBytes}
+	out := &sink{left: x.limits.OutputBytes, buffers: &x.driver.buffers}
 	out.pump(s.stdout, x.spec.Stdout)
 	out.pump(s.stderr, x.spec.Stderr)
 	if s.stdin != nil {

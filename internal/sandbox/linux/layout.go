@@ -16,8 +16,7 @@ import (
 func baseSystem(extra []string) ([]mount, error) {
 	var base []mount
 	for _, p := range []string{"/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32",
-		"/etc/ld.so.cache", "/etc/ld.so.conf", "/etc/ld.so.conf.d", "/etc/ssl/certs", "/etc/ssl/openssl.cnf", "/etc/ca-certificates",
-		"/etc/pki", "/etc/alternatives", "/etc/localtime", "/etc/mime.types", "/etc/services", "/etc/protocols"} {
+		"/etc/ld.so.cache", "/etc/ssl/certs", "/etc/ssl/openssl.cnf", "/etc/pki", "/etc/alternatives", "/etc/localtime", "/etc/services"} {
 		m, err := mirror(p)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue

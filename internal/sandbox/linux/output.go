@@ -6,6 +6,9 @@ import (
 	"sync"
 )
 
+// outputChunk is the most that one Write of a step's output gets.
+const outputChunk = 32 << 10
+
 // sink passes a step's output on, up to a limit over both streams. It always takes everything, so that a step never blocks on
 // a full limit or a broken reader.
 type sink struct {
@@ -14,13 +17,20 @@ type sink struct {
 	dropped int64
 	err     error // the first failure of a writer
 	pumps   sync.WaitGroup
+	buffers *sync.Pool
 }
 
 // pump copies from a pipe until its last writer is gone.
 func (s *sink) pump(from *os.File, to io.Writer) {
 	s.pumps.Go(func() {
 		defer from.Close()
-		buf := make([]byte, 32<<10)
+		kept, _ := s.buffers.Get().(*[]byte)
+		if kept == nil {
+			fresh := make([]byte, outputChunk)
+			kept = &fresh
+		}
+		defer s.buffers.Put(kept)
+		buf := *kept
 		for {
 			n, err := from.Read(buf)
 			if n > 0 {

@@ -176,8 +176,12 @@ func (d *Driver) rehearse(ctx context.Context, o *order) error {
 	ctx, cancel := context.WithTimeout(ctx, probeWait)
 	defer cancel()
 	o.rehearse, o.dir, o.uid = true, "/", -1
-	x := &execution{driver: d, order: o, tier: sandbox.Tier(o.tier), limits: DefaultLimits()}
-	x.watchDisk = false
+	id, release, err := d.identity()
+	if err != nil {
+		return err
+	}
+	defer release()
+	x := &execution{driver: d, order: o, id: id, tier: sandbox.Tier(o.tier), limits: DefaultLimits()}
 	result, err := x.run(ctx)
 	if err != nil {
 		return err

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"syscall"
 	"unsafe"
@@ -39,7 +38,6 @@ const exitSandbox = 125
 // In a process namespace it is process 1: when it ends, or the worker that holds the other end of its control socket dies, the
 // kernel kills everything in the namespace.
 func ShimMain(args []string) int {
-	runtime.LockOSThread() // capabilities and the parent-death signal belong to a thread
 	if len(args) > 1 && args[1] == hello {
 		return 0
 	}
@@ -109,8 +107,7 @@ func (s *shim) run() error {
 		dispose(1) // SIG_IGN, after the fork so that the step starts with the defaults
 	}
 	s.send([]byte{msgStarted})
-	go s.obey()
-	return s.reap()
+	return s.follow()
 }
 
 // dispose gives every signal the same disposition, behind the runtime's back: 0 is the default, 1 is to ignore.
@@ -160,24 +157,41 @@ func (s *shim) awaitGo() error {
 	}
 }
 
-// obey follows the worker until it closes the socket or dies, which ends the tree.
+// follow reaps the tree and obeys the worker until the step's program has ended. It is one loop on one thread: a second thread
+// costs more than all else a shim does while a step runs.
+func (s *shim) follow() error {
+	ended, err := unix.PidfdOpen(s.step, 0)
+	if err != nil {
+		return at("pidfd", err)
+	}
+	for {
+		events := []unix.PollFd{{Fd: controlFD, Events: unix.POLLIN}, {Fd: int32(ended), Events: unix.POLLIN}}
+		// The pause is for orphans: they end without an event of their own.
+		if _, err := unix.Poll(events, 1000); err != nil && err != unix.EINTR {
+			return at("poll", err)
+		}
+		if status, found := s.reap(); found {
+			s.farewell(status)
+			return nil
+		}
+		if events[0].Revents != 0 {
+			s.obey()
+		}
+	}
+}
+
+// obey does what the worker says. When it closed the socket or died, the tree ends.
 func (s *shim) obey() {
 	var b [1]byte
-	for {
-		n, _, err := unix.Recvfrom(controlFD, b[:], 0)
-		switch {
-		case err == unix.EINTR:
-		case err == nil && n == 1 && b[0] == msgTerminate:
-			s.signalTree(unix.SIGTERM)
-		default:
-			s.signalTree(unix.SIGKILL)
-			if s.order.tier == 2 {
-				os.Exit(128 + int(unix.SIGKILL))
-			}
-			if n == 0 || err != nil {
-				return
-			}
-		}
+	n, _, err := unix.Recvfrom(controlFD, b[:], unix.MSG_DONTWAIT)
+	switch {
+	case err == unix.EINTR || err == unix.EAGAIN:
+	case err == nil && n == 1 && b[0] == msgTerminate:
+		s.signalTree(unix.SIGTERM)
+	case s.order.tier == 2:
+		os.Exit(128 + int(unix.SIGKILL))
+	default:
+		s.signalTree(unix.SIGKILL)
 	}
 }
 
@@ -191,21 +205,25 @@ func (s *shim) signalTree(sig unix.Signal) {
 	}
 }
 
-// reap waits for the step's program, collecting orphans on the way, and reports how it ended.
-func (s *shim) reap() error {
-	var status unix.WaitStatus
+// reap collects every process that has ended and reports whether the step's program was among them.
+func (s *shim) reap() (status unix.WaitStatus, found bool) {
 	for {
-		pid, err := unix.Wait4(-1, &status, 0, nil)
+		var one unix.WaitStatus
+		pid, err := unix.Wait4(-1, &one, unix.WNOHANG, nil)
 		if err == unix.EINTR {
 			continue
 		}
-		if err != nil {
-			return at("wait", err)
+		if err != nil || pid == 0 {
+			return status, found
 		}
 		if pid == s.step {
-			break
+			status, found = one, true
 		}
 	}
+}
+
+// farewell tells the worker how the step ended and what it took.
+func (s *shim) farewell(status unix.WaitStatus) {
 	if s.order.tier != 2 {
 		s.clear()
 	}
@@ -217,7 +235,6 @@ func (s *shim) reap() error {
 	w.int(int(used.Stime.Nano() / 1000))
 	w.int(int(used.Maxrss))
 	s.send(w.b)
-	return nil
 }
 
 // clear kills what the step left behind when no process namespace does it: every orphan was handed to this subreaper.
