@@ -1,0 +1,93 @@
+package evidence
+
+import (
+	"context"
+
+	"orrery.example/orrery/internal/canonical"
+	"orrery.example/orrery/internal/dsse"
+	"orrery.example/orrery/internal/fault"
+	"orrery.example/orrery/internal/keyring"
+	"orrery.example/orrery/internal/work"
+)
+
+// Submission is what a person signs to have a plan executed.
+type Submission struct {
+	Version      string       `json:"v"`
+	Tenant       work.Tenant  `json:"tenant"`
+	Run          work.RunID   `json:"run,omitempty"`      // when the submitter chose it
+	RunToken     string       `json:"runToken,omitempty"` // the submitter's idempotency token
+	Pack         work.PackRef `json:"pack"`
+	InputsDigest work.Digest  `json:"inputsDigest"` // InputsDigest of the plan's inputs
+	PlanHash     work.Digest  `json:"planHash"`
+	Nonce        string       `json:"nonce"` // 16 to 128 characters, never used twice by one key
+	IssuedAt     work.Time    `json:"issuedAt"`
+	ExpiresAt    work.Time    `json:"expiresAt,omitzero"` // not to be admitted later
+	Submitter    string       `json:"submitter"`
+	Note         string       `json:"note,omitempty"`
+}
+
+// InputsDigest is the digest of a plan's resolved inputs: canonical JSON of the list, empty as [].
+func InputsDigest(inputs []work.Input) (work.Digest, error) {
+	if inputs == nil {
+		inputs = []work.Input{}
+	}
+	d, _, err := canonical.DigestOf(inputs)
+	return d, err
+}
+
+// SignSubmission makes the signed document. The submitter is the signer's name. Errors: fault.Invalid for a submission
+// that leaves something open, and those of the signer.
+func SignSubmission(ctx context.Context, s Submission, by keyring.Signer) (dsse.Envelope, error) {
+	s.Version, s.Submitter = JobVersion, by.Name()
+	if err := s.check(); err != nil {
+		return dsse.Envelope{}, err
+	}
+	raw, err := canonical.Marshal(s)
+	if err != nil {
+		return dsse.Envelope{}, err
+	}
+	return by.Sign(ctx, PayloadJob, raw)
+}
+
+func (s Submission) check() error {
+	for what, d := range map[string]work.Digest{"plan hash": s.PlanHash, "digest of inputs": s.InputsDigest, "digest of the pack": s.Pack.Digest} {
+		if _, err := work.ParseDigest(string(d)); err != nil {
+			return fault.New(fault.Invalid, "the %s of a submission is wrong: %s", what, err)
+		}
+	}
+	switch {
+	case s.Version != JobVersion:
+		return fault.New(fault.Invalid, "the submission has version %q; this program knows %q", s.Version, JobVersion)
+	case s.Tenant == "" || s.Pack.Name == "" || s.Submitter == "" || s.IssuedAt == 0:
+		return fault.New(fault.Invalid, "a submission names its tenant, pack, submitter and time")
+	case len(s.Nonce) < 16 || len(s.Nonce) > 128:
+		return fault.New(fault.Invalid, "the nonce of a submission has 16 to 128 characters")
+	case s.ExpiresAt != 0 && s.ExpiresAt <= s.IssuedAt:
+		return fault.New(fault.Invalid, "the submission expires before it is issued")
+	default:
+		return nil
+	}
+}
+
+// VerifySubmission verifies a signed submission and returns it with the id of the key. Whether it expired, was seen before
+// or is about the plan at hand is for the caller to compare.
+//
+// Errors: fault.Untrusted for an unknown signer or a key that did not count at the claimed time, fault.Unverified for
+// everything else that is wrong with it.
+func VerifySubmission(e dsse.Envelope, trust keyring.Trust, now work.Time) (Submission, string, error) {
+	raw, id, err := dsse.Verify(e, PayloadJob, trust.For(keyring.Submit))
+	if err != nil {
+		return Submission{}, "", err
+	}
+	var s Submission
+	if err := strict(raw, &s); err != nil {
+		return Submission{}, "", err
+	}
+	if err := s.check(); err != nil {
+		return Submission{}, "", fault.New(fault.Unverified, "%s", err)
+	}
+	if err := judge(trust, id, s.Submitter, s.IssuedAt, now); err != nil {
+		return Submission{}, "", err
+	}
+	return s, id, nil
+}
