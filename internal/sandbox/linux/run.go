@@ -71,20 +71,20 @@ func validate(spec sandbox.Spec) (sandbox.Limits, error) {
 func (x *execution) prepare() error {
 	d := x.driver
 	x.id = os.Geteuid()
+	gid := os.Getegid()
 	if x.tier != sandbox.T0 {
 		id, give, err := d.identity()
 		if err != nil {
 			return err
 		}
-		x.id = id
 		x.cleanups = append(x.cleanups, give)
-		gid := id
-		if !d.root {
-			gid = os.Getegid()
+		x.id = id
+		if d.root {
+			gid = id
 		}
-		if err := workspace.Own(x.spec.Dir, id, gid); err != nil {
-			return err
-		}
+	}
+	if err := workspace.Own(x.spec.Dir, x.id, gid); err != nil {
+		return err
 	}
 	if err := x.limitGroup(); err != nil {
 		return err
