@@ -102,14 +102,14 @@ func TestCompileErrors(t *testing.T) {
 	}{
 		{``, "empty", 0}, {`  `, "empty", 0}, {`1 +`, "too early", 3}, {`(1`, "missing ')' at the end", 2}, {`a b`, "extraneous input 'b'", 2},
 		{`1 + "a"`, "cannot be applied to (int, string)", 2},
-		{`inputs.a == nope(1)`, `no function "nope"`, 16},
-		{`now()`, `no function "now"`, 3}, {`timestamp("2020-01-01T00:00:00Z")`, `no function "timestamp"`, 9}, {`duration("1s")`, "no function", 8},
-		{`"a".format([1])`, `no function "format"`, 10}, {`b"x"`, "no bytes", 0}, {`type(1)`, "no function", 4}, {`dyn(1)`, "no function", 3},
+		{`inputs.a == nope(1)`, `no function "nope"`, 12},
+		{`now()`, `no function "now"`, 0}, {`timestamp("2020-01-01T00:00:00Z")`, `no function "timestamp"`, 0}, {`duration("1s")`, "no function", 0},
+		{`"a".format([1])`, `no function "format"`, 4}, {`b"x"`, "no bytes", 0}, {`type(1)`, "no function", 0}, {`dyn(1)`, "no function", 0},
 		{`inputs`, "inputs must be followed", 0}, {`size(steps)`, "steps must be followed", 5}, {`1 + inputs[item]`, "written out, not computed", 4},
 		{`steps[inputs.x].outputs`, "written out", 0}, {`steps.a.output.x`, `a step has no "output"`, 0}, {`true && run.foo`, `run has no "foo"`, 8},
 		{"1 +\n  @", "token recognition error", 6},
 		{`a.b{c: 1}`, "cannot make", 3}, {`&&`, "", 0}, {"\"\n\"", "", 0}, {strings.Repeat("(", 5000), "", -1}, {strings.Repeat("1+", 5000) + "1", "", -1},
-		{`'é' + nope(1)`, `no function "nope"`, 10},
+		{`'é' + nope(1)`, `no function "nope"`, 6},
 		{`"a".matches("(")`, "error parsing regexp", -1},
 	} {
 		p, err := expression.Compile(c.src)
@@ -303,7 +303,7 @@ func TestTemplate(t *testing.T) {
 		says   string
 		offset int
 	}{
-		`x ${{ inputs.a`: {"has no }}", 2}, `é ${{ 1 + }}`: {"too early", 10}, `${{ }}`: {"empty", 3}, `a ${{ 1 }} ${{ nope(1) }}`: {"no function", 19},
+		`x ${{ inputs.a`: {"has no }}", 2}, `é ${{ 1 + }}`: {"too early", 10}, `${{ }}`: {"empty", 3}, `a ${{ 1 }} ${{ nope(1) }}`: {"no function", 15},
 		`${{ "a }}`: {"has no }}", 0}, `${{ a } }}`: {"has no }}", 0}, `${{ inputs.a }} ${{ inputs }}`: {"must be followed", 20},
 	} {
 		_, err := expression.CompileTemplate(src)

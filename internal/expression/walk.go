@@ -3,6 +3,7 @@ package expression
 import (
 	"slices"
 	"strings"
+	"unicode/utf8"
 
 	"cel.dev/cel-go/common/ast"
 	"cel.dev/cel-go/common/operators"
@@ -86,6 +87,7 @@ func (w *walker) call(e ast.Expr) {
 	}
 	if !offered(name) {
 		w.fail(e, "there is no function "+quote(name), "there are "+strings.Join(functionNames(), ", "))
+		w.failed.Offset = max(0, w.failed.Offset-utf8.RuneCountInString(name)) // CEL's place is the parenthesis
 		return
 	}
 	args := c.Args()
