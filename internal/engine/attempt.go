@@ -28,6 +28,8 @@ func Claim(g *Graph, v View, now work.Time, id work.StepID, session, worker stri
 		digest, _, err = canonical.DigestOf(bindings)
 	}
 	if err != nil {
+		// A worker asked: without this stimulus nobody could replay when the step was found to be broken.
+		v.Emit(work.StepUnbound, id, row.Attempt+1, nil)
 		m.end(row, work.Failed, work.Reason{Code: work.EndedByExpression, Message: err.Error()}, nil, nil)
 		m.settle()
 		return nil, fault.New(fault.Conflict, "step %q cannot be rendered: %v", id, err)

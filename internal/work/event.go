@@ -30,6 +30,7 @@ const (
 	RunResumed     EventType = "run.resumed"      // Actor
 	RunDue         EventType = "run.due"          // none: the run's time limit passed
 	StepClaimed    EventType = "step.claimed"     // ClaimedData
+	StepUnbound    EventType = "step.unbound"     // none: a worker asked for it, but its values cannot be evaluated
 	StepAcked      EventType = "step.acked"       // AckedData
 	StepReported   EventType = "step.reported"    // ReportedData
 	StepRevoked    EventType = "step.revoked"     // RevokedData: the lease ended without a report
