@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 
+	"orrery.example/orrery/internal/canonical"
 	"orrery.example/orrery/internal/work"
 )
 
@@ -47,10 +48,12 @@ func (m *machine) expand(row *work.Step, spec *work.MapSpec) error {
 		if !ok {
 			return fmt.Errorf("items of map %q: %q gives %T, not a list", row.ID, spec.Expression, v)
 		}
-		if row.Items, err = json.Marshal(list); err != nil {
-			return err
-		}
 		row.Total = len(list)
+		if row.Total <= spec.MaxItems {
+			if row.Items, err = encode(list); err != nil {
+				return fmt.Errorf("items of map %q: %w", row.ID, err)
+			}
+		}
 	default:
 		row.Total = len(spec.Static)
 	}
@@ -86,7 +89,43 @@ func (m *machine) render(id work.StepID, with map[string]string) (json.RawMessag
 			return nil, err
 		}
 	}
-	return json.Marshal(out)
+	return encode(out)
+}
+
+// maxEncoded bounds what an expression may put into one event. An event is hashed and stored as a whole.
+const maxEncoded = 4 << 20
+
+// encode writes the value of an expression for the history. It fails for what no event can hold: an error here ends a
+// step, while an event that cannot be written would fail everything that is committed with it, again and again.
+func encode(v any) (json.RawMessage, error) {
+	left := maxEncoded
+	if !fits(v, &left) {
+		return nil, fmt.Errorf("the value takes more than %d bytes", maxEncoded)
+	}
+	return canonical.MarshalUpTo(v, 2*maxEncoded)
+}
+
+// fits takes the size of a value from what is left. It is asked before the value is written, because a value may hold
+// the same large text in a million places.
+func fits(v any, left *int) bool {
+	switch x := v.(type) {
+	case string:
+		*left -= len(x) + 3
+	case []any:
+		for i := 0; i < len(x) && *left > 0; i++ {
+			fits(x[i], left)
+		}
+	case map[string]any:
+		for k, e := range x {
+			if *left -= len(k) + 4; *left <= 0 {
+				break
+			}
+			fits(e, left)
+		}
+	default:
+		*left -= 2
+	}
+	return *left > 0
 }
 
 // fill opens children of a block that need no sibling, as many as may run.
@@ -118,13 +157,15 @@ func (m *machine) finish(row *work.Step, n *node) {
 	if row.Done < row.Total && !cut {
 		return
 	}
+	run := m.v.Run()
+	cancelled := run.Cancel != nil && run.Stopping
 	switch {
+	case cancelled && (row.Bad > 0 || row.Done < row.Total):
+		m.end(row, work.Cancelled, work.Reason{Code: work.EndedByCancel, Subject: run.Cancel.Name}, nil, nil)
 	case row.Bad > 0:
 		m.end(row, work.Failed, work.Reason{
 			Code: work.EndedByStepFailure, Message: fmt.Sprintf("%d of %d steps failed", row.Bad, row.Total),
 		}, nil, nil)
-	case row.Done < row.Total && m.v.Run().Cancel != nil:
-		m.end(row, work.Cancelled, work.Reason{Code: work.EndedByCancel, Subject: m.v.Run().Cancel.Name}, nil, nil)
 	case row.Done < row.Total:
 		m.end(row, work.Skipped, work.Reason{
 			Code: work.SkippedByRunEnd, Message: fmt.Sprintf("%d of %d steps did not start", row.Total-row.Done, row.Total),
@@ -249,7 +290,7 @@ func (m *machine) passToDependent(id work.StepID, n *node, from work.StepID, blo
 
 // sweep ends what has not been claimed inside a block, or in the whole run for "": nothing new starts any more.
 func (m *machine) sweep(inside work.StepID, reason work.Reason) {
-	cancelled := m.v.Run().Cancel != nil
+	cancelled := reason.Code == work.EndedByCancel
 	for _, id := range m.v.Live() {
 		if inside != "" && !m.within(id, inside) {
 			continue

@@ -60,7 +60,7 @@ func mayDecide(g *Graph, run *work.Run, row *work.Step, spec *work.ApprovalSpec,
 			WithHint("somebody else must approve, or the pack must say allowSubmitter: true")
 	}
 	for _, earlier := range row.Decisions {
-		if earlier.Approver == d.Approver || earlier.Key == d.Key {
+		if earlier.Approver == d.Approver || d.Key != "" && earlier.Key == d.Key {
 			return fault.New(fault.Conflict, "%s has already decided at gate %q", earlier.Approver, d.Gate)
 		}
 	}

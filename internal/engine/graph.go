@@ -24,6 +24,7 @@ type Graph struct {
 // node is a step of the plan with its neighbours.
 type node struct {
 	spec       *work.PlanStep
+	at         int     // its position in the plan
 	dependents []*node // siblings that need it, in order of the plan
 	inside     block   // what it contains
 }
@@ -65,18 +66,50 @@ func NewGraph(plan *work.Plan, hash work.Digest) (*Graph, error) {
 		if g.nodes[spec.ID] != nil {
 			return nil, fault.New(fault.Invalid, "plan %s has two steps called %q", hash.Short(), spec.ID)
 		}
-		g.nodes[spec.ID] = &node{spec: spec}
+		g.nodes[spec.ID] = &node{spec: spec, at: i}
 	}
 	for i := range plan.Steps {
 		if err := g.link(&plan.Steps[i]); err != nil {
 			return nil, err
 		}
 	}
+	for i := range plan.Steps {
+		if n := g.nodes[plan.Steps[i].ID]; n.spec.Kind == work.KindMap && (len(n.inside.all) != 1 || len(n.inside.roots) != 1) {
+			return nil, fault.New(fault.Invalid, "map %q has %d steps inside, not one", n.spec.ID, len(n.inside.all))
+		}
+	}
 	return g, nil
+}
+
+// wellFormed checks what the engine relies on, because a plan may come from anybody: a step has the part that its kind
+// names, and comes after what it needs and what it is inside of, so that nothing can wait for itself.
+func (g *Graph) wellFormed(n *node) error {
+	spec := n.spec
+	has := map[work.StepKind]bool{
+		work.KindRun: spec.Run != nil, work.KindParallel: spec.Parallel != nil, work.KindMap: spec.Map != nil,
+		work.KindPack: spec.Pack != nil, work.KindApproval: spec.Approval != nil, work.KindPolicy: spec.Policy != nil,
+	}
+	if !has[spec.Kind] {
+		return fault.New(fault.Invalid, "step %q does not say how its kind %q is done", spec.ID, spec.Kind)
+	}
+	for kind, other := range has {
+		if other && kind != spec.Kind {
+			return fault.New(fault.Invalid, "step %q is of kind %q and of kind %q", spec.ID, spec.Kind, kind)
+		}
+	}
+	for _, before := range append([]work.StepID{spec.Parent}, spec.Needs...) {
+		if b := g.nodes[before]; b != nil && b.at >= n.at {
+			return fault.New(fault.Invalid, "step %q comes before %q in the plan, but needs it", spec.ID, before)
+		}
+	}
+	return nil
 }
 
 func (g *Graph) link(spec *work.PlanStep) error {
 	n := g.nodes[spec.ID]
+	if err := g.wellFormed(n); err != nil {
+		return err
+	}
 	in := &g.main
 	if spec.Parent != "" {
 		parent := g.nodes[spec.Parent]

@@ -148,7 +148,7 @@ func Cancel(g *Graph, v View, now work.Time, actor work.Actor) error {
 	if run.Phase != work.PhaseFinally || run.Outcome == "" {
 		run.Outcome, run.Reason = work.Cancelled, reason
 	}
-	m.unpause()
+	run.Paused = nil // what was held ends below
 	m.stop(reason)
 	m.settle()
 	return nil
@@ -167,7 +167,7 @@ func Due(g *Graph, v View, now work.Time) {
 	if run.Outcome == "" {
 		run.Outcome, run.Reason = work.TimedOut, reason
 	}
-	m.unpause()
+	run.Paused = nil // what was held ends below
 	m.stop(reason)
 	m.settle()
 }
@@ -213,16 +213,8 @@ func Resume(g *Graph, v View, now work.Time, actor work.Actor) error {
 	m := begin(g, v, now)
 	actor.At = m.now
 	v.Emit(work.RunResumed, "", 0, actor)
-	m.unpause()
-	m.settle()
-	return nil
-}
-
-func (m *machine) unpause() {
-	run := m.v.Run()
-	if run.Paused == nil {
-		return
-	}
 	run.Paused = nil
 	m.release()
+	m.settle()
+	return nil
 }
