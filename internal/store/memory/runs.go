@@ -118,8 +118,8 @@ func (r reader) Unsealed(tenant work.Tenant, limit int) ([]work.Run, error) {
 func (t *tx) PutRun(row *work.Run) error {
 	key := runKey{row.Tenant, row.ID}
 	old := t.d.runs[key]
-	if old != nil && (old.Name != row.Name || old.RunToken != row.RunToken || old.Created != row.Created) {
-		return fault.New(fault.Internal, "run %s cannot change its name, token or time of creation", row.ID)
+	if old != nil && (old.Name != row.Name || old.Created != row.Created || old.Ended != 0 && row.Ended == 0) {
+		return fault.New(fault.Conflict, "run %s cannot change its name or time of creation, nor that it has ended", row.ID)
 	}
 	if old == nil {
 		if err := t.claimNames(row); err != nil {

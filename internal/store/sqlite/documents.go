@@ -1,0 +1,114 @@
+package sqlite
+
+import (
+	"orrery.example/orrery/internal/store"
+	"orrery.example/orrery/internal/work"
+)
+
+// Plan implements kernel.DocumentReader.
+func (r reader) Plan(tenant work.Tenant, hash work.Digest) ([]byte, error) {
+	return r.body(`SELECT body FROM plans WHERE tenant = ?1 AND hash = ?2`, string(tenant), digestOrEmpty(hash))
+}
+
+// Document implements kernel.DocumentReader.
+func (r reader) Document(tenant work.Tenant, run work.RunID, kind string) ([]byte, error) {
+	return r.body(`SELECT body FROM documents WHERE tenant = ?1 AND run = ?2 AND kind = ?3`, string(tenant), string(run), kind)
+}
+
+func (r reader) body(query string, args ...any) ([]byte, error) {
+	var body []byte
+	_, err := r.c.one(query, func(v values) { body = v.bytes(0) }, args...)
+	return body, err
+}
+
+// resultDoc is what a cached result is beside its outputs, which stay byte for byte as they were.
+type resultDoc struct {
+	Origin    work.CacheOrigin `json:"origin"`
+	Artifacts []work.Artifact  `json:"artifacts,omitempty"`
+}
+
+// Cached implements kernel.DocumentReader.
+func (r reader) Cached(tenant work.Tenant, key work.Digest) (*store.CachedResult, error) {
+	var out *store.CachedResult
+	var doc resultDoc
+	var broken error
+	_, err := r.c.one(`SELECT outputs, doc FROM results WHERE tenant = ?1 AND key = ?2`, func(v values) {
+		broken = unmarshal(v.text(1), &doc)
+		out = &store.CachedResult{Origin: doc.Origin, Outputs: v.json(0), Artifacts: doc.Artifacts}
+	}, string(tenant), digestOrEmpty(key))
+	if err == nil {
+		err = broken
+	}
+	return out, err
+}
+
+// DeadLetters implements kernel.DocumentReader.
+func (r reader) DeadLetters(tenant work.Tenant, limit int) ([]store.DeadLetter, error) {
+	var out []store.DeadLetter
+	err := r.c.each(`SELECT doc FROM dead_letters WHERE tenant = ?1 AND resolved IS NULL ORDER BY at, run, step LIMIT ?2`, func(v values) error {
+		var l store.DeadLetter
+		err := unmarshal(v.text(0), &l)
+		out = append(out, l)
+		return err
+	}, string(tenant), all(limit))
+	return out, err
+}
+
+// PutPlan implements kernel.DocumentWriter. A plan may be long and is mostly there already, so that a look comes first.
+func (t *tx) PutPlan(tenant work.Tenant, hash work.Digest, canonical []byte) error {
+	key := digestOrEmpty(hash)
+	found, err := t.c.one(`SELECT 1 FROM plans WHERE tenant = ?1 AND hash = ?2`, func(values) {}, string(tenant), key)
+	if err != nil || found {
+		return err
+	}
+	_, err = t.c.do(`INSERT INTO plans (tenant, hash, body) VALUES (?1, ?2, ?3)`, string(tenant), key, blob(canonical))
+	return err
+}
+
+// blob keeps an empty document apart from one that is missing.
+func blob(data []byte) []byte {
+	if data == nil {
+		return []byte{}
+	}
+	return data
+}
+
+// PutDocument implements kernel.DocumentWriter.
+func (t *tx) PutDocument(tenant work.Tenant, run work.RunID, kind string, data []byte) error {
+	_, err := t.c.do(`INSERT INTO documents (tenant, run, kind, body) VALUES (?1, ?2, ?3, ?4)
+		ON CONFLICT (tenant, run, kind) DO UPDATE SET body = ?4`, string(tenant), string(run), kind, blob(data))
+	return err
+}
+
+// PutCached implements kernel.DocumentWriter.
+func (t *tx) PutCached(tenant work.Tenant, key work.Digest, c store.CachedResult) error {
+	doc, err := marshal(&resultDoc{c.Origin, c.Artifacts})
+	if err != nil {
+		return err
+	}
+	_, err = t.c.do(`INSERT INTO results (tenant, key, outputs, doc) VALUES (?1, ?2, ?3, ?4) ON CONFLICT DO NOTHING`,
+		string(tenant), digestOrEmpty(key), textOrNull(c.Outputs), doc)
+	return err
+}
+
+// PutDeadLetter implements kernel.DocumentWriter. The first one of a step stays, and with it that it is resolved.
+func (t *tx) PutDeadLetter(l store.DeadLetter) error {
+	doc, err := marshal(&l)
+	if err != nil {
+		return err
+	}
+	_, err = t.c.do(`INSERT INTO dead_letters (tenant, run, step, at, doc) VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT DO NOTHING`,
+		string(l.Tenant), string(l.Run), string(l.Step), int64(l.At), doc)
+	return err
+}
+
+// ResolveDeadLetters implements kernel.DocumentWriter.
+func (t *tx) ResolveDeadLetters(tenant work.Tenant, run work.RunID, step work.StepID, by work.Actor) error {
+	resolved, err := marshal(&by)
+	if err != nil {
+		return err
+	}
+	_, err = t.c.do(`UPDATE dead_letters SET resolved = ?4 WHERE tenant = ?1 AND run = ?2 AND (?3 = '' OR step = ?3) AND resolved IS NULL`,
+		string(tenant), string(run), string(step), resolved)
+	return err
+}

@@ -1,0 +1,163 @@
+package sqlite
+
+import (
+	"cmp"
+	"slices"
+
+	"orrery.example/orrery/internal/store"
+	"orrery.example/orrery/internal/store/kernel"
+	"orrery.example/orrery/internal/work"
+)
+
+// Ready implements kernel.QueueReader. The index is by runner first, so that steps no worker here can run are not passed over; the
+// queues of the runners are merged.
+func (r reader) Ready(tenant work.Tenant, runners []string, after *kernel.ReadyStep, limit int) ([]kernel.ReadyStep, error) {
+	runners = slices.Compact(slices.Sorted(slices.Values(runners)))
+	var out []kernel.ReadyStep
+	for _, runner := range runners {
+		queue, err := r.readyFor(tenant, runner, after, limit)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, queue...)
+	}
+	if len(runners) > 1 {
+		slices.SortFunc(out, compareReady)
+	}
+	if limit > 0 && len(out) > limit {
+		out = out[:limit]
+	}
+	return out, nil
+}
+
+// The queue of a runner: from its start, what stands behind a step with the same priority, and what has a lower one. Each finds
+// its first row through the index.
+const (
+	readyColumns = `SELECT run, id, priority, queued, doc FROM steps WHERE standing = 2 AND tenant = ? AND runner = ?`
+	readyOrder   = ` ORDER BY priority DESC, queued, run, id LIMIT ?`
+	readyFirst   = readyColumns + readyOrder
+	readyBehind  = readyColumns + ` AND priority = ? AND (queued, run, id) > (?, ?, ?)` + readyOrder
+	readyBelow   = readyColumns + ` AND priority < ?` + readyOrder
+)
+
+func (r reader) readyFor(tenant work.Tenant, runner string, after *kernel.ReadyStep, limit int) ([]kernel.ReadyStep, error) {
+	var out []kernel.ReadyStep
+	collect := func(v values) error {
+		s := kernel.ReadyStep{
+			StepRef: kernel.StepRef{Tenant: tenant, Run: work.RunID(v.text(0)), Step: work.StepID(v.text(1))},
+			Queue:   work.QueueEntry{Runner: runner, Priority: int(v.number(2)), At: work.Time(v.number(3))},
+		}
+		var err error
+		s.Queue.Concurrency, s.Queue.Max, err = queueLimits(v.text(4))
+		out = append(out, s)
+		return err
+	}
+	if after == nil {
+		err := r.c.each(readyFirst, collect, string(tenant), runner, all(limit))
+		return out, err
+	}
+	q := after.Queue
+	err := r.c.each(readyBehind, collect,
+		string(tenant), runner, int64(q.Priority), int64(q.At), string(after.Run), string(after.Step), all(limit))
+	if err == nil && (limit <= 0 || len(out) < limit) {
+		err = r.c.each(readyBelow, collect, string(tenant), runner, int64(q.Priority), all(limit))
+	}
+	return out, err
+}
+
+func compareReady(a, b kernel.ReadyStep) int {
+	return cmp.Or(
+		cmp.Compare(b.Queue.Priority, a.Queue.Priority), cmp.Compare(a.Queue.At, b.Queue.At),
+		cmp.Compare(a.Run, b.Run), cmp.Compare(a.Step, b.Step),
+	)
+}
+
+// LeasesByKey implements kernel.QueueReader.
+func (r reader) LeasesByKey(tenant work.Tenant, key string) (int, error) {
+	n := 0
+	_, err := r.c.one(`SELECT count(*) FROM steps WHERE tenant = ?1 AND lease_key = ?2 AND lease_key IS NOT NULL`,
+		func(v values) { n = int(v.number(0)) }, string(tenant), key)
+	return n, err
+}
+
+func (r reader) refs(query string, args ...any) ([]kernel.StepRef, error) {
+	var out []kernel.StepRef
+	err := r.c.each(query, func(v values) error {
+		out = append(out, kernel.StepRef{Tenant: work.Tenant(v.text(0)), Run: work.RunID(v.text(1)), Step: work.StepID(v.text(2))})
+		return nil
+	}, args...)
+	return out, err
+}
+
+// LeasesBySession implements kernel.QueueReader.
+func (r reader) LeasesBySession(session string) ([]kernel.StepRef, error) {
+	return r.refs(`SELECT tenant, run, id FROM steps WHERE session = ?1 AND session IS NOT NULL ORDER BY tenant, run, id`, session)
+}
+
+// DueSteps implements kernel.QueueReader.
+func (r reader) DueSteps(now work.Time, limit int) ([]kernel.StepRef, error) {
+	return r.refs(`SELECT tenant, run, id FROM steps WHERE timer <= ?1 AND timer IS NOT NULL ORDER BY timer, tenant, run, id LIMIT ?2`,
+		int64(now), all(limit))
+}
+
+// DueRuns implements kernel.QueueReader.
+func (r reader) DueRuns(now work.Time, limit int) ([]kernel.StepRef, error) {
+	return r.refs(`SELECT tenant, id, '' FROM runs WHERE due <= ?1 AND due IS NOT NULL ORDER BY due, tenant, id LIMIT ?2`,
+		int64(now), all(limit))
+}
+
+// NextDue implements kernel.QueueReader.
+func (r reader) NextDue() (work.Time, error) {
+	var next work.Time
+	_, err := r.c.one(`SELECT (SELECT min(timer) FROM steps WHERE timer IS NOT NULL), (SELECT min(due) FROM runs WHERE due IS NOT NULL),
+		(SELECT min(expires) FROM sessions)`, func(v values) {
+		for i := range v {
+			if t := work.Time(v.number(i)); t != 0 && (next == 0 || t < next) {
+				next = t
+			}
+		}
+	})
+	return next, err
+}
+
+// Sessions implements kernel.QueueReader.
+func (r reader) Sessions(id string, now work.Time) ([]store.Session, error) {
+	const columns = `SELECT id, tenant, worker, expires, local FROM sessions `
+	switch id {
+	case "":
+		return r.sessions(columns+`WHERE expires <= ?1 ORDER BY expires, id`, int64(now))
+	case "*local":
+		return r.sessions(columns + `WHERE local = 1 ORDER BY expires, id`)
+	default:
+		return r.sessions(columns+`WHERE id = ?1`, id)
+	}
+}
+
+func (r reader) sessions(query string, args ...any) ([]store.Session, error) {
+	var out []store.Session
+	err := r.c.each(query, func(v values) error {
+		out = append(out, store.Session{
+			ID: v.text(0), Tenant: work.Tenant(v.text(1)), Worker: v.text(2), Expires: work.Time(v.number(3)), Local: v.number(4) != 0,
+		})
+		return nil
+	}, args...)
+	return out, err
+}
+
+// PutSession implements kernel.RowWriter.
+func (t *tx) PutSession(s store.Session) error {
+	local := int64(0)
+	if s.Local {
+		local = 1
+	}
+	_, err := t.c.do(`INSERT INTO sessions (id, tenant, worker, expires, local) VALUES (?1, ?2, ?3, ?4, ?5)
+		ON CONFLICT (id) DO UPDATE SET tenant = ?2, worker = ?3, expires = ?4, local = ?5`,
+		s.ID, string(s.Tenant), s.Worker, int64(s.Expires), local)
+	return err
+}
+
+// DeleteSession implements kernel.RowWriter.
+func (t *tx) DeleteSession(id string) error {
+	_, err := t.c.do(`DELETE FROM sessions WHERE id = ?1`, id)
+	return err
+}

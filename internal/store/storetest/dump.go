@@ -1,0 +1,231 @@
+package storetest
+
+import (
+	"context"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+
+	"orrery.example/orrery/internal/store"
+	"orrery.example/orrery/internal/store/kernel"
+	"orrery.example/orrery/internal/work"
+)
+
+// world is what a dump looks for: a driver cannot be asked what it has, only whether it has something.
+type world struct {
+	tenants  []work.Tenant
+	keys     []string
+	runners  []string
+	sessions []string
+	digests  []work.Digest
+	kinds    []string
+	now      work.Time
+}
+
+// dump is everything that a driver answers about a world.
+type dump struct {
+	Tenants  map[work.Tenant]*tenantDump
+	Sessions [][]store.Session
+	Held     [][]kernel.StepRef // leases by session
+	DueSteps [][]kernel.StepRef
+	DueRuns  [][]kernel.StepRef
+	NextDue  work.Time
+}
+
+type tenantDump struct {
+	Runs     []work.Run
+	Found    [][]work.Run
+	ByName   []*work.Run
+	Ready    [][]kernel.ReadyStep
+	Active   []int
+	Waiting  []*work.Run
+	Leases   []int
+	Unsealed []work.Run
+	Plans    [][]byte
+	Cached   []*store.CachedResult
+	Letters  []store.DeadLetter
+	LogSize  int64
+	Check    []byte
+	Hashes   [][32]byte
+	Steps    map[work.RunID]*runDump
+}
+
+type runDump struct {
+	Steps, Page []work.Step
+	Live        []work.StepID
+	Held        []work.StepID
+	Events      []work.Event
+	SomeEvents  []work.Event
+	Lines       []work.LogLine
+	SomeLines   []work.LogLine
+	Documents   [][]byte
+	Leaf        []byte
+	Index       int64
+}
+
+// asker collects answers and keeps the first error.
+type asker struct {
+	r   kernel.Reader
+	err error
+}
+
+func ask[T any](a *asker, v T, err error) T {
+	if a.err == nil {
+		a.err = err
+	}
+	return v
+}
+
+func takeDump(d kernel.Driver, w world) (dump, error) {
+	var out dump
+	err := d.View(context.Background(), func(r kernel.Reader) error {
+		var err error
+		out, err = dumpOf(r, w)
+		return err
+	})
+	return out, err
+}
+
+func dumpOf(r kernel.Reader, w world) (dump, error) {
+	a := &asker{r: r}
+	out := dump{Tenants: map[work.Tenant]*tenantDump{}}
+	for _, t := range w.tenants {
+		out.Tenants[t] = a.tenant(t, w)
+	}
+	for _, id := range append([]string{"", "*local"}, w.sessions...) {
+		v, err := r.Sessions(id, w.now)
+		out.Sessions = append(out.Sessions, ask(a, v, err))
+	}
+	for _, id := range w.sessions {
+		v, err := r.LeasesBySession(id)
+		out.Held = append(out.Held, ask(a, v, err))
+	}
+	for _, limit := range []int{0, 2} {
+		v, err := r.DueSteps(w.now, limit)
+		out.DueSteps = append(out.DueSteps, ask(a, v, err))
+		v, err = r.DueRuns(w.now, limit)
+		out.DueRuns = append(out.DueRuns, ask(a, v, err))
+	}
+	next, err := r.NextDue()
+	out.NextDue = ask(a, next, err)
+	return out, a.err
+}
+
+func (a *asker) tenant(t work.Tenant, w world) *tenantDump {
+	out := &tenantDump{Steps: map[work.RunID]*runDump{}}
+	runs, err := a.r.FindRuns(t, store.RunQuery{})
+	out.Runs = ask(a, runs, err)
+	for _, q := range queries(w) {
+		found, err := a.r.FindRuns(t, q)
+		out.Found = append(out.Found, ask(a, found, err))
+	}
+	for i := range out.Runs {
+		run := &out.Runs[i]
+		for _, find := range []func() (*work.Run, error){
+			func() (*work.Run, error) { return a.r.Run(t, run.ID) },
+			func() (*work.Run, error) { return a.r.RunByName(t, run.Name) },
+			func() (*work.Run, error) { return a.r.RunByToken(t, run.RunToken) },
+		} {
+			row, err := find()
+			out.ByName = append(out.ByName, ask(a, row, err))
+		}
+		out.Steps[run.ID] = a.run(t, run.ID, w)
+	}
+	a.queue(t, w, out)
+	unsealed, err := a.r.Unsealed(t, 3)
+	out.Unsealed = ask(a, unsealed, err)
+	letters, err := a.r.DeadLetters(t, 0)
+	out.Letters = ask(a, letters, err)
+	for _, d := range w.digests {
+		plan, err := a.r.Plan(t, d)
+		out.Plans = append(out.Plans, ask(a, plan, err))
+		cached, err := a.r.Cached(t, d)
+		out.Cached = append(out.Cached, ask(a, cached, err))
+	}
+	out.LogSize, out.Check, err = a.r.LogSize(t)
+	ask(a, 0, err)
+	for i := range out.LogSize { // a model's log has one hash a leaf
+		hash, err := a.r.LogHashes(t, []int64{i})
+		out.Hashes = append(out.Hashes, ask(a, hash, err)...)
+	}
+	return out
+}
+
+func queries(w world) []store.RunQuery {
+	return []store.RunQuery{
+		{Open: true}, {Limit: 2}, {Pack: "alpha"}, {PlanHash: w.digests[0]},
+		{States: []work.State{work.Running, work.Queued}}, {States: []work.State{work.Succeeded, work.Running}, Limit: 2},
+		{Since: 3, Before: 6}, {Open: true, Pack: "beta", Before: 8, Limit: 3},
+	}
+}
+
+// queue pages through what is ready, with one runner and with all.
+func (a *asker) queue(t work.Tenant, w world, out *tenantDump) {
+	for _, runners := range [][]string{nil, w.runners[:1], w.runners, append(w.runners, w.runners...)} {
+		var after *kernel.ReadyStep
+		for {
+			page, err := a.r.Ready(t, runners, after, 2)
+			out.Ready = append(out.Ready, ask(a, page, err))
+			if len(page) < 2 {
+				break
+			}
+			after = &page[1]
+		}
+	}
+	for _, key := range w.keys {
+		active, err := a.r.ActiveRuns(t, key)
+		out.Active = append(out.Active, ask(a, active, err))
+		first, err := a.r.FirstWaiting(t, key)
+		out.Waiting = append(out.Waiting, ask(a, first, err))
+		leases, err := a.r.LeasesByKey(t, key)
+		out.Leases = append(out.Leases, ask(a, leases, err))
+	}
+}
+
+func (a *asker) run(t work.Tenant, id work.RunID, w world) *runDump {
+	out := &runDump{}
+	steps, err := a.r.Steps(t, id, "", 0)
+	out.Steps = ask(a, steps, err)
+	if len(steps) > 0 {
+		page, err := a.r.Steps(t, id, steps[0].ID, 2)
+		out.Page = ask(a, page, err)
+	}
+	live, err := a.r.LiveSteps(t, id)
+	out.Live = ask(a, live, err)
+	for after := work.StepID(""); ; {
+		held, err := a.r.FirstHeld(t, id, after)
+		if ask(a, held, err) == "" {
+			break
+		}
+		out.Held = append(out.Held, held)
+		after = held
+	}
+	events, err := a.r.Events(t, id, 0, 0)
+	out.Events = ask(a, events, err)
+	events, err = a.r.Events(t, id, 3, 2)
+	out.SomeEvents = ask(a, events, err)
+	lines, err := a.r.Lines(t, id, 0, 0)
+	out.Lines = ask(a, lines, err)
+	lines, err = a.r.Lines(t, id, 3, 2)
+	out.SomeLines = ask(a, lines, err)
+	for _, kind := range w.kinds {
+		document, err := a.r.Document(t, id, kind)
+		out.Documents = append(out.Documents, ask(a, document, err))
+	}
+	out.Leaf, out.Index, err = a.r.Leaf(t, id)
+	ask(a, 0, err)
+	return out
+}
+
+// sameDump compares two dumps, taking nothing and nil for the same.
+func sameDump(want, got dump) string { return cmp.Diff(want, got, cmpopts.EquateEmpty()) }
+
+func mustDump(t testing.TB, d kernel.Driver, w world) dump {
+	t.Helper()
+	out, err := takeDump(d, w)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
