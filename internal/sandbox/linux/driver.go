@@ -32,8 +32,6 @@ type Config struct {
 	// CgroupRoot is a cgroup v2 folder delegated to the worker, with no process in it. Empty means: look for a writable v1
 	// hierarchy, and otherwise go without, under the label t2-nolimits.
 	CgroupRoot string
-	// Runsc names a gVisor binary. It offers no tier 3 by itself: see LayerGVisor.
-	Runsc string
 	// HostIDs is the first of 4096 host user ids that steps of a worker running as root get, one each. Zero means 2000000000.
 	// Nothing else on the machine may use them.
 	HostIDs int

@@ -22,6 +22,11 @@ func afterFork()
 //go:linkname afterForkInChild syscall.runtime_AfterForkInChild
 func afterForkInChild()
 
+// vfork is clone with the given flags; it returns a second time in the child, on the same stack.
+//
+//go:noescape
+func vfork(flags uintptr) (pid, errno uintptr)
+
 // call is one system call of the child. It must end with want: nil for success, or, in a rehearsal, the refusal.
 type call struct {
 	number uintptr
@@ -86,54 +91,47 @@ func (e *scriptError) Error() string {
 
 // run forks a child that performs the script and returns its process id once the last call, an execve or an exit, was reached.
 func (s *script) run() (int, error) {
-	var pipe [2]int
-	if err := unix.Pipe2(pipe[:], unix.O_CLOEXEC); err != nil {
-		return 0, err
-	}
-	defer unix.Close(pipe[0])
+	var failure failedCall
 	syscall.ForkLock.Lock()
-	pid, errno := forkScript(s.calls, uintptr(pipe[1]))
+	pid, errno := forkScript(s.calls, &failure)
+	afterFork()
 	syscall.ForkLock.Unlock()
 	runtime.KeepAlive(s)
-	unix.Close(pipe[1])
 	if errno != 0 {
-		return 0, &scriptError{name: "fork", errno: errno}
+		return 0, &scriptError{name: "fork", errno: syscall.Errno(errno)}
 	}
-	var report [2]uintptr
-	buf := unsafe.Slice((*byte)(unsafe.Pointer(&report)), unsafe.Sizeof(report))
-	for {
-		n, err := unix.Read(pipe[0], buf)
-		if err == unix.EINTR {
-			continue
-		}
-		if n == len(buf) {
-			_, _ = unix.Wait4(int(pid), nil, 0, nil)
-			return 0, &scriptError{name: s.names[report[0]], errno: syscall.Errno(report[1])}
-		}
-		return int(pid), nil
+	if failure.number > 0 {
+		_, _ = unix.Wait4(int(pid), nil, 0, nil)
+		return 0, &scriptError{name: s.names[failure.number-1], errno: failure.errno}
 	}
+	return int(pid), nil
 }
 
-// forkScript must not split its stack, allocate or call anything but raw system calls in the child.
+// failedCall is written by the child, into the parent's memory: the number of the call that did not end as wanted, from 1.
+type failedCall struct {
+	number int
+	errno  syscall.Errno
+}
+
+// forkScript must not split its stack, allocate or call anything but raw system calls in the child. The child shares this
+// process's memory, which saves copying it, and the parent stands still until the child executes or exits; so the child
+// must not return from this frame, and the parent must leave it at once.
 //
 //go:noinline
 //go:norace
 //go:nocheckptr
-func forkScript(calls []call, pipe uintptr) (uintptr, syscall.Errno) {
-	var report [2]uintptr
+func forkScript(calls []call, failure *failedCall) (pid, errno uintptr) {
 	beforeFork()
-	pid, _, errno := syscall.RawSyscall6(unix.SYS_CLONE, uintptr(unix.SIGCHLD), 0, 0, 0, 0, 0)
+	pid, errno = vfork(unix.CLONE_VFORK | unix.CLONE_VM | uintptr(unix.SIGCHLD))
 	if errno != 0 || pid != 0 {
-		afterFork()
 		return pid, errno
 	}
 	afterForkInChild()
 	for i := range calls {
 		c := &calls[i]
-		_, _, errno = syscall.RawSyscall6(c.number, c.args[0], c.args[1], c.args[2], c.args[3], c.args[4], c.args[5])
-		if errno != c.want {
-			report[0], report[1] = uintptr(i), uintptr(errno)
-			syscall.RawSyscall(unix.SYS_WRITE, pipe, uintptr(unsafe.Pointer(&report)), unsafe.Sizeof(report))
+		_, _, e := syscall.RawSyscall6(c.number, c.args[0], c.args[1], c.args[2], c.args[3], c.args[4], c.args[5])
+		if e != c.want {
+			failure.number, failure.errno = i+1, e
 			break
 		}
 	}
