@@ -1,0 +1,66 @@
+# Everything here needs Go and, from Debian, make, git, python3 and openssl; "race" also needs gcc. Nothing is written outside
+# of bin/ and Go's caches.
+
+MODULE  := orrery.example/orrery
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+LDFLAGS := -s -w -X $(MODULE)/internal/cli.Version=$(VERSION)
+
+STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
+
+# Packages at once. Two fit a small machine; a large one may say more: make test JOBS=8
+JOBS      ?= 2
+TIMEOUT   ?= 10m
+RACE      ?= ./internal/engine/... ./internal/store/... ./internal/worker/... ./internal/control/... ./internal/attest/... ./internal/app/...
+FUZZTIME  ?= 10s
+BENCH     ?= .
+BENCHTIME ?= 1s
+
+export CGO_ENABLED ?= 0
+
+.DEFAULT_GOAL := help
+.PHONY: help build test unit format vet arch race fuzz lint bench demo docs docs-check clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+build: ## build bin/orrery
+	go build -trimpath -ldflags '$(LDFLAGS)' -o bin/orrery ./cmd/orrery
+
+test: format arch vet unit ## THE tests: format, shape of the tree, vet and every test
+
+format:
+	@bad=$$(gofmt -l $$(git ls-files -co --exclude-standard '*.go')); \
+	if [ -n "$$bad" ]; then echo "not formatted; run gofmt -w on:"; echo "$$bad"; exit 1; fi
+
+arch:
+	go test ./internal/arch
+
+vet:
+	go vet ./...
+
+unit:
+	go test -vet=off -p $(JOBS) -timeout $(TIMEOUT) ./...
+
+race: ## run the packages that work concurrently under the race detector (needs gcc)
+	CGO_ENABLED=1 go test -race -p $(JOBS) -timeout $(TIMEOUT) $(RACE)
+
+fuzz: ## run every fuzz target for FUZZTIME (10s); FUZZTOTAL bounds the whole
+	FUZZTIME=$(FUZZTIME) FUZZTOTAL=$(FUZZTOTAL) ./scripts/fuzz.sh
+
+lint: ## run staticcheck
+	go run $(STATICCHECK) ./...
+
+bench: ## run the benchmarks that match BENCH (all)
+	go test -run '^$$' -bench '$(BENCH)' -benchtime $(BENCHTIME) -benchmem -timeout 30m ./internal/...
+
+demo: build ## show the product on examples
+	PATH="$(CURDIR)/bin:$$PATH" ./scripts/demo.sh
+
+docs: ## write the list of packages into ARCHITECTURE.md
+	go test ./internal/arch -run '^TestArchitecture$$' -write
+
+docs-check: ## check links, the index of decisions and the list of packages
+	go test ./internal/arch -run '^TestArchitecture$$|^TestTree$$/^(link|adr|word)$$'
+
+clean: ## remove what was built
+	rm -rf bin
