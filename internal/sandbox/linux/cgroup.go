@@ -17,6 +17,9 @@ import (
 // ownProcesses is what the shim's own threads add to a count of the step's processes.
 const ownProcesses = 8
 
+// groupPrefix begins the names of all groups; the worker's process id follows.
+const groupPrefix = "orrery-"
+
 // cgroups is where groups for steps are made.
 type cgroups struct {
 	version      string // "v1", "v2", or empty: none
@@ -80,9 +83,22 @@ func write(dir, name, value string) error {
 	return os.WriteFile(filepath.Join(dir, name), []byte(value), 0o644)
 }
 
+// sweep removes the groups of workers that died too suddenly to do it. The kernel keeps a group that still has a process.
+func (c cgroups) sweep() {
+	for _, parent := range []string{c.memory, c.pids} {
+		groups, _ := filepath.Glob(filepath.Join(parent, groupPrefix+"*"))
+		for _, g := range groups {
+			pid, _, _ := strings.Cut(strings.TrimPrefix(filepath.Base(g), groupPrefix), "-")
+			if n, err := strconv.Atoi(pid); err == nil && unix.Kill(n, 0) == unix.ESRCH {
+				_ = os.Remove(g)
+			}
+		}
+	}
+}
+
 // create makes the group of one step and sets its limits.
 func (c cgroups) create(name string, limits sandbox.Limits) (*group, error) {
-	name = fmt.Sprintf("orrery-%d-%s", os.Getpid(), name)
+	name = fmt.Sprintf("%s%d-%s", groupPrefix, os.Getpid(), name)
 	g := &group{version: c.version, memory: filepath.Join(c.memory, name), pids: filepath.Join(c.pids, name)}
 	for _, dir := range g.dirs() {
 		if err := os.Mkdir(dir, 0o755); err != nil {

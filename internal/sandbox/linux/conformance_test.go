@@ -112,7 +112,7 @@ func TestAsOrdinaryUser(t *testing.T) {
 	if err := os.WriteFile(binary, content, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	suite := exec.Command(binary, "-test.run", "^(TestTier.*|TestWorkerDeath|TestWithheldLayers|TestLeftovers)$", "-test.v", "-test.timeout", "5m")
+	suite := exec.Command(binary, "-test.run", "^(TestTier.*|TestWorkerDeath|TestWithheldLayers|TestLeftovers|TestManyAtOnce)$", "-test.v", "-test.timeout", "5m")
 	suite.Dir, suite.Env = tmp, []string{"TMPDIR=" + tmp, "PATH=/usr/bin:/bin"}
 	suite.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}
 	out, err := suite.CombinedOutput()
@@ -244,4 +244,24 @@ func TestLeftovers(t *testing.T) {
 	if _, err := os.Lstat(spec.Dir); !os.IsNotExist(err) {
 		t.Errorf("still there: %v", err)
 	}
+}
+
+// TestManyAtOnce starts more steps than there are processors: none may get another's streams, user or folder.
+func TestManyAtOnce(t *testing.T) {
+	b := sandboxtest.NewBench(t, tierOrSkip(t, linux.Config{}, sandbox.T2), sandbox.T2)
+	t.Run("steps", func(t *testing.T) {
+		for i := range 64 {
+			t.Run(fmt.Sprint(i), func(t *testing.T) {
+				t.Parallel()
+				spec := b.Step(t)
+				spec.Command = []string{"/bin/sh", "-c", "echo $N > f; cat f; exit $N"}
+				spec.Env = []string{fmt.Sprint("N=", i), "PATH=/usr/bin:/bin"}
+				r, out := b.Do(t, spec)
+				kept, err := os.ReadFile(filepath.Join(spec.Dir, "f"))
+				if want := fmt.Sprintln(i); r.ExitCode != i || out.String() != want || string(kept) != want || err != nil {
+					t.Errorf("exit %d, said %q, left %q (%v)", r.ExitCode, out, kept, err)
+				}
+			})
+		}
+	})
 }

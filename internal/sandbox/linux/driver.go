@@ -156,6 +156,9 @@ func withDefaults(l sandbox.Limits) (sandbox.Limits, error) {
 // choose picks the strongest tier this machine has for a policy, or refuses and names the layer that is missing.
 func (d *Driver) choose(ctx context.Context, policy sandbox.Policy) (sandbox.Tier, error) {
 	found := d.Probe(ctx)
+	if err := ctx.Err(); err != nil {
+		return 0, fault.Wrap(fault.Interrupted, err, "the step was not started")
+	}
 	if policy.MinTier < sandbox.T0 || policy.MinTier > sandbox.T3 {
 		return 0, fault.New(fault.Invalid, "there is no sandbox tier %d", policy.MinTier)
 	}

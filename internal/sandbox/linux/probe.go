@@ -221,6 +221,7 @@ func (d *Driver) tryCgroup(context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
+	controls.sweep()
 	group, err := controls.create("probe", DefaultLimits())
 	if err != nil {
 		return "", err

@@ -28,9 +28,6 @@ func (d *Driver) Run(ctx context.Context, spec sandbox.Spec) (sandbox.Result, er
 	if err != nil {
 		return sandbox.Result{}, err
 	}
-	if err := ctx.Err(); err != nil {
-		return sandbox.Result{}, fault.Wrap(fault.Interrupted, err, "step %s was not started", spec.Name)
-	}
 	x := &execution{driver: d, spec: spec, tier: tier, limits: limits, watchDisk: true}
 	defer x.release()
 	if err := x.prepare(); err != nil {

@@ -8,6 +8,7 @@ const auditArch = unix.AUDIT_ARCH_X86_64
 const profileArch = "amd64"
 
 // numbers returns the number of every system call the profile names on this architecture. A name without a number here stays refused.
+// It is a table, longer than a function may be.
 func numbers() map[string]uint32 {
 	return map[string]uint32{
 		"accept":                  unix.SYS_ACCEPT,
