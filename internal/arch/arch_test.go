@@ -89,7 +89,8 @@ func TestLinked(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if want := "-X " + tree.Module + "/" + Linked + "="; !strings.Contains(string(data), want) {
+	text := strings.ReplaceAll(string(data), "$(MODULE)", tree.Module)
+	if want := "-X " + tree.Module + "/" + Linked + "="; !strings.Contains(text, want) {
 		t.Errorf("the Makefile does not set the version by %q; keep it and arch.Linked equal", want)
 	}
 }
