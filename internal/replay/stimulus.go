@@ -112,7 +112,11 @@ func (r *replayer) fenced(e *work.Event) error {
 
 // holds reports whether a worker's token is the one that was given out with the claim.
 func (r *replayer) holds(e *work.Event, token work.Token) error {
-	if claimed := r.tokens[e.Step]; token != claimed {
+	claimed, ok := r.tokens[e.Step]
+	if !ok {
+		return fmt.Errorf("step %q was never claimed", e.Step)
+	}
+	if token != claimed {
 		return fmt.Errorf("step %q is held under token %d.%d, not %d.%d",
 			e.Step, claimed.Incarnation, claimed.Epoch, token.Incarnation, token.Epoch)
 	}
