@@ -29,7 +29,7 @@ build: ## build bin/orrery
 test: format arch vet unit ## THE tests: format, shape of the tree, vet and every test
 
 format:
-	@bad=$$(gofmt -l $$(git ls-files -co --exclude-standard '*.go')); \
+	@bad=$$(gofmt -l .); \
 	if [ -n "$$bad" ]; then echo "not formatted; run gofmt -w on:"; echo "$$bad"; exit 1; fi
 
 arch:
