@@ -10,7 +10,7 @@ import (
 )
 
 // A path of the machine that something was written on means nothing on any other.
-var machinePath = regexp.MustCompile(`(^|[^A-Za-z0-9_.~*/-])/([w]ork/|[f]arm\b|[r]oot/\.|[h]ome/[a-z]+/|[U]sers/[a-z]+/)`)
+var machinePath = regexp.MustCompile(`(^|[^A-Za-z0-9_.~*/})-])/([w]ork/|[f]arm\b|[r]oot/\.|[h]ome/[a-z]+/|[U]sers/[a-z]+/)`)
 
 // CheckWords finds paths of one machine, and the hosts given, in any text file of the tree.
 func CheckWords(t *Tree, hosts []string) []Finding {
