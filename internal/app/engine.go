@@ -1,0 +1,160 @@
+package app
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+	"time"
+
+	"orrery.example/orrery/internal/fault"
+	"orrery.example/orrery/internal/sandbox"
+	"orrery.example/orrery/internal/sandbox/linux"
+	"orrery.example/orrery/internal/sandbox/workspace"
+	"orrery.example/orrery/internal/worker"
+)
+
+// defaultPath is where programs of steps are looked for.
+const defaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+// Start lets the folder work in the background until ctx ends: a worker, the timers, the inbox, the seals. The returned
+// function waits until everything under way has ended.
+func (f *Folder) Start(ctx context.Context) (wait func() error, err error) {
+	driver, err := f.Driver()
+	if err != nil {
+		return nil, err
+	}
+	spaces := filepath.Join(f.Dir, "work")
+	if err := sweep(spaces); err != nil {
+		return nil, err
+	}
+	slots := f.Slots
+	if slots <= 0 {
+		slots = 2 * runtime.NumCPU()
+	}
+	host, err := os.Hostname()
+	if err != nil {
+		host = "localhost"
+	}
+	path := f.StepPath
+	if path == "" {
+		path = defaultPath
+	}
+	w := worker.New(worker.Config{
+		Name: host + "/local", Tenant: f.Tenant, Slots: slots, Dir: spaces, Local: true, Sandbox: driver, Tier: int(sandbox.T3),
+		Inside: insideOf(ctx, driver), Secret: resolveSecret, Path: path, Wake: f.Store.Watch(ctx), Now: Now, Log: f.Log,
+	}, f.Store, f.Blobs)
+	var group sync.WaitGroup
+	var failed error
+	group.Go(func() { failed = w.Run(ctx) })
+	group.Go(func() { f.timers(ctx) })
+	group.Go(func() { f.inbox(ctx) })
+	group.Go(func() { f.seals(ctx) })
+	return func() error { group.Wait(); return failed }, nil
+}
+
+// insideOf tells where a step sees its work folder: at a fixed place when it has a root of its own, else where it is.
+func insideOf(ctx context.Context, driver sandbox.Driver) func(string) string {
+	if driver.Probe(ctx).Tier >= sandbox.T2 {
+		return func(string) string { return linux.WorkPath }
+	}
+	return func(dir string) string { return dir }
+}
+
+// sweep removes workspaces that a killed process left behind.
+func sweep(dir string) error {
+	if err := os.MkdirAll(dir, 0o711); err != nil {
+		return fault.Wrap(fault.Internal, err, "folder for workspaces")
+	}
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return fault.Wrap(fault.Internal, err, "folder for workspaces")
+	}
+	for _, e := range entries {
+		if err := workspace.Remove(filepath.Join(dir, e.Name())); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// timers acts on what is due, and sleeps until the next thing is or a commit may have brought a nearer one.
+func (f *Folder) timers(ctx context.Context) {
+	wake := f.Store.Watch(ctx)
+	const longest, batch = 10 * time.Second, 500
+	for {
+		next, err := f.Store.Tick(context.WithoutCancel(ctx), batch)
+		if err != nil {
+			f.Log.Error("timers", "error", err)
+		}
+		wait := longest
+		if next != 0 {
+			wait = min(longest, max(0, next.Sub(Now())))
+		}
+		if !pause(ctx, wake, wait) {
+			return
+		}
+	}
+}
+
+// seals puts ended runs into the log soon after their end.
+func (f *Folder) seals(ctx context.Context) {
+	wake := f.Store.Watch(ctx)
+	for {
+		if _, err := f.Attest.Seal(context.WithoutCancel(ctx), f.Tenant); err != nil {
+			f.Log.Error("sealing", "error", err)
+		}
+		if !pause(ctx, wake, time.Second) {
+			return
+		}
+	}
+}
+
+// pause waits for a hint or for some time, and reports false when ctx has ended.
+func pause(ctx context.Context, wake <-chan struct{}, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-wake:
+	case <-t.C:
+	}
+	return ctx.Err() == nil
+}
+
+// maxSecret bounds a secret: more is a mistake.
+const maxSecret = 64 << 10
+
+// resolveSecret finds the value of a secret where its reference says: env:NAME or file:/path. The value goes to the step and to the
+// redactor and nowhere else.
+func resolveSecret(ref string) ([]byte, error) {
+	kind, where, _ := strings.Cut(ref, ":")
+	switch kind {
+	case "env":
+		v, ok := os.LookupEnv(where)
+		if !ok || v == "" {
+			return nil, fault.New(fault.NotFound, "the secret's environment variable %s is not set", where).
+				WithHint("export %s before orrery run", where)
+		}
+		return []byte(v), nil
+	case "file":
+		info, err := os.Stat(where)
+		if err != nil {
+			return nil, fault.New(fault.NotFound, "the secret's file %s cannot be read: %v", where, errors.Unwrap(err))
+		}
+		if info.Size() > maxSecret {
+			return nil, fault.New(fault.Invalid, "the secret's file %s is larger than %d bytes", where, maxSecret)
+		}
+		raw, err := os.ReadFile(where)
+		if err != nil {
+			return nil, fault.New(fault.NotFound, "the secret's file %s cannot be read", where)
+		}
+		return []byte(strings.TrimRight(string(raw), "\r\n")), nil
+	default:
+		return nil, fault.New(fault.Invalid, "a secret's reference begins with env: or file:, not %q", kind)
+	}
+}

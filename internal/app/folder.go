@@ -1,0 +1,159 @@
+// Package app builds the object graph over a data folder and runs it: the one place that constructs drivers.
+package app
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"time"
+
+	"orrery.example/orrery/internal/attest"
+	"orrery.example/orrery/internal/blob/folder"
+	"orrery.example/orrery/internal/control"
+	"orrery.example/orrery/internal/fault"
+	"orrery.example/orrery/internal/keyring"
+	"orrery.example/orrery/internal/sandbox"
+	"orrery.example/orrery/internal/sandbox/linux"
+	"orrery.example/orrery/internal/store/kernel"
+	"orrery.example/orrery/internal/store/sqlite"
+	"orrery.example/orrery/internal/work"
+)
+
+// Options say how a data folder is used.
+type Options struct {
+	Dir              string
+	Tenant           work.Tenant
+	ReadOnly         bool // only look; works while another process holds the folder
+	Slots            int  // steps at once; 0 means twice the processors
+	AllowUnsandboxed bool
+	ReadPaths        []string // host paths that every step may read
+	StepPath         string   // PATH of steps; empty means the system's folders
+	Withhold         []string // sandbox layers to do without, to see what is refused
+	Log              *slog.Logger
+}
+
+// Folder is an open data folder.
+type Folder struct {
+	Options
+	Store   *kernel.Store
+	Blobs   *folder.Store
+	Keys    *keyring.Folder
+	Control *control.Service
+	Attest  *attest.Service
+	Sandbox sandbox.Driver
+}
+
+// Now is the clock of everything that the folder does.
+func Now() work.Time { return work.At(time.Now()) }
+
+// Open opens a data folder, making it and its keys when it is new. Errors: fault.Locked when another process holds it, fault.NotFound for
+// a folder that is only looked at and not there.
+func Open(ctx context.Context, o Options) (*Folder, error) {
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.ReadOnly {
+		if _, err := os.Stat(o.Dir); errors.Is(err, fs.ErrNotExist) {
+			return nil, fault.New(fault.NotFound, "there is no data folder %s yet", o.Dir).WithHint("orrery run FILE makes it")
+		}
+	} else if err := os.MkdirAll(o.Dir, 0o700); err != nil {
+		return nil, fault.Wrap(fault.Internal, err, "data folder %s", o.Dir)
+	}
+	f := &Folder{Options: o, Keys: keyring.Open(o.Dir)}
+	if err := f.open(ctx); err != nil {
+		return nil, err
+	}
+	return f, nil
+}
+
+func (f *Folder) open(ctx context.Context) error {
+	var driver *sqlite.Driver
+	var err error
+	if f.ReadOnly {
+		driver, err = sqlite.OpenReadOnly(f.Dir)
+	} else {
+		driver, err = sqlite.Open(ctx, f.Dir, sqlite.Options{})
+	}
+	if err != nil {
+		return err
+	}
+	f.Store = kernel.New(driver, kernel.Options{Now: Now, Log: f.Log})
+	if f.Blobs, err = folder.Open(filepath.Join(f.Dir, "blobs")); err != nil {
+		return errors.Join(err, f.Store.Close())
+	}
+	f.Control = &control.Service{Store: f.Store, Blobs: f.Blobs, Trust: f.Keys.Trust, Now: Now}
+	if f.ReadOnly {
+		return nil
+	}
+	if err := f.ready(ctx); err != nil {
+		return errors.Join(err, f.Store.Close())
+	}
+	return nil
+}
+
+// ready makes the folder's own keys and takes back what a process that is gone had under way.
+func (f *Folder) ready(ctx context.Context) error {
+	attestor, err := f.own(AttestorName, keyring.ECDSAP256, keyring.Attest)
+	if err != nil {
+		return err
+	}
+	logKey, err := f.own(LogName, keyring.Ed25519, keyring.Log)
+	if err != nil {
+		return err
+	}
+	f.Attest = &attest.Service{Store: f.Store, Blobs: f.Blobs, Attestor: attestor, LogKey: logKey, Trust: f.Keys.Trust, Now: Now}
+	return f.Store.Recover(ctx)
+}
+
+// Names of the keys that a data folder makes for itself.
+const (
+	AttestorName = "attestor"
+	LogName      = "ledger"
+)
+
+func (f *Folder) own(name string, a keyring.Algorithm, u keyring.Usage) (*keyring.Private, error) {
+	key, err := f.Keys.Load(name, u, Now())
+	if fault.CodeOf(err) == fault.NotFound {
+		return f.Keys.Generate(name, a, []keyring.Usage{u}, Now())
+	}
+	return key, err
+}
+
+// Person returns the key of a person for a use. The folder's first submitter gets a key made; anybody else must have one.
+func (f *Folder) Person(name string, u keyring.Usage) (*keyring.Private, error) {
+	key, err := f.Keys.Load(name, u, Now())
+	if fault.CodeOf(err) != fault.NotFound {
+		return key, err
+	}
+	if u == keyring.Submit && !f.ReadOnly {
+		return f.Keys.Generate(name, keyring.Ed25519, []keyring.Usage{keyring.Approve, keyring.Submit}, Now())
+	}
+	return nil, fault.New(fault.NotFound, "there is no key of %s to sign with", name).
+		WithHint("orrery keys generate %s", name)
+}
+
+// Driver returns the sandbox of this machine, made at the first use.
+func (f *Folder) Driver() (sandbox.Driver, error) {
+	if f.Sandbox != nil {
+		return f.Sandbox, nil
+	}
+	d, err := NewSandbox(f.Options)
+	if err != nil {
+		return nil, err
+	}
+	f.Sandbox = d
+	return d, nil
+}
+
+// NewSandbox returns the sandbox of this machine.
+func NewSandbox(o Options) (sandbox.Driver, error) {
+	return linux.New(linux.Config{
+		AllowUnsandboxed: o.AllowUnsandboxed, ReadOnly: o.ReadPaths, Disable: o.Withhold,
+	})
+}
+
+// Close releases the folder.
+func (f *Folder) Close() error { return f.Store.Close() }

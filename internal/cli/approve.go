@@ -1,0 +1,231 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"orrery.example/orrery/internal/app"
+	"orrery.example/orrery/internal/control"
+	"orrery.example/orrery/internal/fault"
+	"orrery.example/orrery/internal/keyring"
+	"orrery.example/orrery/internal/work"
+)
+
+// answerFlags are the flags of approve and reject.
+type answerFlags struct {
+	gate, reason, ticket, planHash string
+	leave                          bool
+	run                            runFlags
+}
+
+func (c *cli) decideCommand(verb, decision string) *cobra.Command {
+	var a answerFlags
+	cmd := &cobra.Command{
+		Use:   verb + " RUN",
+		Short: map[string]string{"approve": "Approve a gate of a run with your signature, and carry the run on", "reject": "Reject a gate of a run"}[verb],
+		Long: `A decision is a signature over the run, the gate and the plan hash, with a reason and the time. If the plan is not the one you
+looked at (--plan-hash), the decision is refused. Who submitted the run may not approve it unless the pack says so.
+When another process works on the run, the decision is handed to it.`,
+		Example: "  orrery " + verb + " amber-heron --reason \"checked the diff\" --as reviewer",
+		Args:    exactly(1, "a run"),
+		RunE:    func(cmd *cobra.Command, args []string) error { return c.decide(cmd.Context(), args[0], decision, &a) },
+	}
+	f := cmd.Flags()
+	f.StringVar(&a.gate, "gate", "", "which gate, when several wait")
+	f.StringVar(&a.reason, "reason", "", "why (required)")
+	f.StringVar(&a.ticket, "ticket", "", "a ticket that stands behind it")
+	f.StringVar(&a.planHash, "plan-hash", "", "the plan that you looked at; the decision counts for no other")
+	f.BoolVar(&a.leave, "no-continue", false, "decide only; do not carry the run on here")
+	a.run.addWait(cmd)
+	c.workFlags(cmd)
+	return cmd
+}
+
+func (c *cli) decide(ctx context.Context, name, decision string, a *answerFlags) error {
+	if a.reason == "" {
+		return fault.New(fault.Invalid, "a decision needs a reason").WithHint("add --reason \"why\"")
+	}
+	f, run, err := c.find(ctx, name, false)
+	elsewhere := fault.CodeOf(err) == fault.Locked
+	if elsewhere {
+		f, run, err = c.find(ctx, name, true)
+	}
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	gate, err := c.gate(ctx, f, &run, a.gate)
+	if err != nil {
+		return err
+	}
+	key, err := f.Person(c.person(), keyring.Approve)
+	if err != nil {
+		return err
+	}
+	envelope, err := f.Control.Sign(ctx, control.Answer{
+		Tenant: f.Tenant, Run: run, Gate: gate, PlanHash: work.Digest(a.planHash), Decision: decision, Reason: a.reason, Ticket: a.ticket, By: key,
+	})
+	if err != nil {
+		return err
+	}
+	if elsewhere {
+		file, err := app.Drop(f.Dir, envelope)
+		if err != nil {
+			return err
+		}
+		if err := c.awaitInbox(ctx, file); err != nil {
+			return err
+		}
+		c.say("%s %s by %s; the run goes on where it is being worked on", gate, decision, key.Name())
+		return nil
+	}
+	if _, err := f.Control.Decide(ctx, f.Tenant, envelope); err != nil {
+		return err
+	}
+	c.say("%s %s by %s", gate, decision, key.Name())
+	if a.leave {
+		if !c.machine() {
+			return nil
+		}
+		if run, err = f.Store.Run(ctx, f.Tenant, string(run.ID)); err != nil {
+			return err
+		}
+		return c.emit(runResult(&run, nil))
+	}
+	return c.drive(ctx, f, run, &a.run)
+}
+
+// gate finds the gate that is meant: the named one, or the only one that waits.
+func (c *cli) gate(ctx context.Context, f *app.Folder, run *work.Run, name string) (work.StepID, error) {
+	gates, err := f.Control.Gates(ctx, *run)
+	if err != nil {
+		return "", err
+	}
+	if name != "" {
+		return work.StepID(name), nil
+	}
+	switch len(gates) {
+	case 0:
+		return "", fault.New(fault.Conflict, "no gate of %s waits for a decision", run.Name).WithHint("orrery why %s", run.Name)
+	case 1:
+		return gates[0].ID, nil
+	default:
+		ids := make([]work.StepID, len(gates))
+		for i := range gates {
+			ids[i] = gates[i].ID
+		}
+		return "", fault.New(fault.Invalid, "several gates of %s wait: %s", run.Name, joinIDs(ids)).WithHint("name one with --gate")
+	}
+}
+
+// awaitInbox waits until the process that holds the folder has taken a document, and returns its refusal.
+func (c *cli) awaitInbox(ctx context.Context, file string) error {
+	ctx, stop := context.WithTimeout(ctx, 15*time.Second)
+	defer stop()
+	look := time.NewTicker(100 * time.Millisecond)
+	defer look.Stop()
+	for {
+		refusal, done := app.Outcome(file)
+		if done {
+			return refusal
+		}
+		select {
+		case <-ctx.Done():
+			return fault.New(fault.Unavailable, "the process that holds the data folder has not taken it yet; it lies in the inbox").
+				WithHint("it counts as soon as that process or the next one looks there")
+		case <-look.C:
+		}
+	}
+}
+
+func (c *cli) whyCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "why RUN", Short: "Say why a run waits, or why it ended as it did", Args: exactly(1, "a run"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			f, run, err := c.lookUp(cmd.Context(), args[0])
+			if err != nil {
+				return err
+			}
+			defer f.Close()
+			w, err := f.Control.Why(cmd.Context(), run)
+			if err != nil {
+				return err
+			}
+			return c.show(w, func(out io.Writer) error {
+				fmt.Fprintf(out, "%s  %s  %s\n", c.badge(out, w.State), w.Name, reasonText(w.Reason))
+				for _, list := range [][]control.Blocker{w.BlockedBy, w.Failed} {
+					for _, b := range list {
+						fmt.Fprintf(out, "  %s  %s  %s\n", c.badge(out, b.State), b.Step, reasonText(b.Reason))
+						if b.Next != "" {
+							fmt.Fprintf(out, "      %s\n", b.Next)
+						}
+					}
+				}
+				return nil
+			})
+		},
+	}
+}
+
+func (c *cli) deadletterCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "deadletter", Short: "Review steps that used up their attempts",
+		Args: func(cmd *cobra.Command, args []string) error { return unknown(cmd, args) },
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	cmd.AddCommand(&cobra.Command{
+		Use: "list", Short: "List dead steps that nobody has dealt with", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			f, err := c.open(cmd.Context(), true)
+			if err != nil {
+				return err
+			}
+			defer f.Close()
+			letters, err := f.Store.DeadLetters(cmd.Context(), f.Tenant, 1000)
+			if err != nil {
+				return err
+			}
+			return c.show(map[string]any{"items": letters}, func(out io.Writer) error {
+				if len(letters) == 0 {
+					c.say("No dead letters.")
+					return nil
+				}
+				rows := [][]string{{"RUN", "STEP", "ATTEMPTS", "SINCE", "WHY"}}
+				for _, d := range letters {
+					rows = append(rows, []string{d.RunName, string(d.Step), fmt.Sprint(d.Attempt), d.At.String(), reasonText(d.Reason)})
+				}
+				return columns(out, rows)
+			})
+		},
+	})
+	var r runFlags
+	retry := &cobra.Command{
+		Use: "retry RUN", Short: "Retry the run of a dead step, keeping the results of what succeeded", Args: exactly(1, "a run"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			ctx := cmd.Context()
+			f, run, err := c.find(ctx, args[0], false)
+			if err != nil {
+				return err
+			}
+			defer f.Close()
+			sub, err := c.submission(f, &r)
+			if err != nil {
+				return err
+			}
+			again, carry, err := f.Control.Retry(ctx, run, sub, nil)
+			if err != nil {
+				return err
+			}
+			c.say("run    %s   carries %d result(s) of %s", again.Name, len(carry.Carried), run.Name)
+			return c.drive(ctx, f, again, &r)
+		},
+	}
+	r.addStart(retry)
+	c.workFlags(retry)
+	cmd.AddCommand(retry)
+	return cmd
+}

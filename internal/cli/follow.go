@@ -1,0 +1,199 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"orrery.example/orrery/internal/app"
+	"orrery.example/orrery/internal/engine"
+	"orrery.example/orrery/internal/fault"
+	"orrery.example/orrery/internal/plan"
+	"orrery.example/orrery/internal/work"
+)
+
+// follower shows a run while it goes on.
+type follower struct {
+	c     *cli
+	f     *app.Folder
+	run   work.Run
+	graph *engine.Graph
+	prog  *progress
+	tree  *tree // nil off a terminal
+	line  int64
+	wait  bool // also while only people can move it
+}
+
+func (c *cli) newFollower(ctx context.Context, f *app.Folder, run work.Run, wait bool) (*follower, error) {
+	raw, err := f.Store.Plan(ctx, run.Tenant, run.PlanHash)
+	if err != nil {
+		return nil, err
+	}
+	p, err := plan.Decode(raw)
+	if err != nil {
+		return nil, err
+	}
+	g, err := engine.NewGraph(p, run.PlanHash)
+	if err != nil {
+		return nil, err
+	}
+	w := &follower{c: c, f: f, run: run, graph: g, prog: newProgress(), line: run.LogSeq + 1, wait: wait}
+	if _, _, ok := terminal(c.Err); ok && !c.machine() && !c.quiet {
+		w.tree = &tree{c: c, w: c.Err, plan: p}
+	}
+	return w, nil
+}
+
+// follow shows the run until it ends, or until only people can move it.
+func (w *follower) follow(ctx context.Context) (work.Run, error) {
+	life, stop := context.WithCancel(ctx)
+	defer stop()
+	wake := w.f.Store.Watch(life)
+	beat := time.NewTicker(120 * time.Millisecond)
+	defer beat.Stop()
+	idle := 0
+	for {
+		moved, err := w.look(ctx)
+		if err != nil {
+			return w.run, err
+		}
+		if w.prog.state.Terminal() {
+			return w.finish(ctx)
+		}
+		// One quiet round more: a gate may have been answered from the inbox at this very moment.
+		if idle = idle + 1; moved || !w.prog.idle() {
+			idle = 0
+		}
+		if idle > 1 && !w.wait {
+			return w.finish(ctx)
+		}
+		select {
+		case <-ctx.Done():
+			return w.finish(context.WithoutCancel(ctx))
+		case <-wake:
+		case <-beat.C:
+		}
+	}
+}
+
+// look reads what is new and shows it.
+func (w *follower) look(ctx context.Context) (bool, error) {
+	const page = 2000
+	moved := false
+	for {
+		events, err := w.f.Store.Events(ctx, w.run.Tenant, w.run.ID, w.prog.seq+1, page)
+		if err != nil {
+			return moved, err
+		}
+		for i := range events {
+			moved = true
+			if text := w.prog.take(&events[i]); text != "" && w.tree == nil {
+				w.c.say("%s  %s", events[i].Time.Std().Local().Format("15:04:05.000"), w.badged(&events[i], text))
+			}
+		}
+		if len(events) < page {
+			break
+		}
+	}
+	if err := w.lines(ctx); err != nil {
+		return moved, err
+	}
+	if w.tree != nil {
+		w.tree.draw(append(w.tree.lines(w.tree.grow(w.prog, w.graph.Parent), 0, app.Now()), w.footer()))
+	}
+	return moved, nil
+}
+
+func (w *follower) badged(e *work.Event, text string) string {
+	state := work.Running
+	if s := w.prog.steps[e.Step]; s != nil {
+		state = s.state
+	}
+	return w.c.paint(w.c.Err, stateColor(state), state.Word().Glyph) + " " + text
+}
+
+// lines prints the output of steps as it comes.
+func (w *follower) lines(ctx context.Context) error {
+	const page = 1000
+	for !w.c.machine() && !w.c.quiet {
+		lines, err := w.f.Store.Lines(ctx, w.run.Tenant, w.run.ID, w.line, page)
+		if err != nil || len(lines) == 0 {
+			return err
+		}
+		if w.tree != nil {
+			w.tree.clear()
+		}
+		for i := range lines {
+			w.line = lines[i].Seq + 1
+			writeLine(w.c, w.c.Out, &lines[i])
+		}
+		if len(lines) < page {
+			return nil
+		}
+	}
+	return nil
+}
+
+// writeLine prints one line of output behind the name of its step. Escape sequences of the step do not reach the terminal.
+func writeLine(c *cli, out io.Writer, l *work.LogLine) {
+	text := strings.Map(func(r rune) rune {
+		if r < ' ' && r != '\t' || r == 0x7f || r >= 0x80 && r < 0xa0 {
+			return -1
+		}
+		return r
+	}, l.Message)
+	mark := "│"
+	if l.EventType == "step.stderr" {
+		mark = "┃"
+	}
+	fmt.Fprintf(out, "%s %s\n", c.paint(out, "90", string(l.Step)+" "+mark), text)
+}
+
+func (w *follower) footer() string {
+	done, all := 0, 0
+	for _, s := range w.prog.steps {
+		all++
+		if s.state.Terminal() {
+			done++
+		}
+	}
+	return w.c.paint(w.c.Err, "90", fmt.Sprintf("%s  %d/%d done · Ctrl-C cancels", w.run.Name, done, all))
+}
+
+// finish reads the run as it stands now.
+func (w *follower) finish(ctx context.Context) (work.Run, error) {
+	if _, err := w.look(ctx); err != nil {
+		return w.run, err
+	}
+	run, err := w.f.Store.Run(ctx, w.run.Tenant, string(w.run.ID))
+	if err != nil {
+		return w.run, err
+	}
+	w.run = run
+	return run, nil
+}
+
+// failedSteps returns the steps that the run failed because of, in the order they ended.
+func (w *follower) failedSteps() []*stepProgress {
+	var out []*stepProgress
+	for _, id := range w.prog.order {
+		if s := w.prog.steps[id]; s.state.Failure() && !s.block {
+			out = append(out, s)
+		}
+	}
+	return out
+}
+
+// outcome is the error that an end of a run is for the exit code.
+func outcome(run *work.Run) error {
+	switch {
+	case !run.State.Terminal():
+		return fault.New(fault.Pending, "run %s waits", run.Name)
+	case run.State == work.Succeeded:
+		return nil
+	default:
+		return fault.New(fault.RunFailed, "run %s %s", run.Name, run.State)
+	}
+}

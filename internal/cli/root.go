@@ -1,0 +1,173 @@
+// Package cli is the command line: one file per group of commands.
+//
+// Results go to standard output, everything said on the way to standard error. With -o json both are for machines: standard
+// output ends with one JSON document, and an error is one JSON document on standard error.
+package cli
+
+import (
+	"context"
+	"io"
+	"log/slog"
+	"os"
+	"os/user"
+	"path/filepath"
+	"regexp"
+
+	"github.com/spf13/cobra"
+
+	"orrery.example/orrery/internal/app"
+	"orrery.example/orrery/internal/fault"
+	"orrery.example/orrery/internal/work"
+)
+
+// Streams are where a command reads and writes.
+type Streams struct {
+	In  io.Reader
+	Out io.Writer
+	Err io.Writer
+}
+
+// cli is one invocation: its flags and streams.
+type cli struct {
+	Streams
+	data      string
+	tenant    string
+	identity  string
+	output    string
+	color     string
+	verbose   bool
+	quiet     bool
+	slots     int
+	unsandbox bool
+	readPaths []string
+	stepPath  string
+	withhold  []string
+}
+
+// Main runs one command and returns its exit code.
+func Main(args []string, s Streams) int {
+	c := &cli{Streams: s}
+	root := c.root()
+	root.SetArgs(args)
+	root.SetIn(s.In)
+	root.SetOut(s.Out)
+	root.SetErr(s.Err)
+	err := root.ExecuteContext(context.Background())
+	if err != nil {
+		c.report(err)
+	}
+	return fault.Exit(err)
+}
+
+func (c *cli) root() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "orrery",
+		Short: "Run work that must be provable",
+		Long: `Orrery runs jobs and workflows in a sandbox and proves what happened: who asked for what, who approved it,
+exactly what ran, and what came out. Anybody can check that later, offline, with "orrery verify".
+
+Start here:
+  orrery init hello            write a first pack
+  orrery run hello             run it; no server, no account, no network
+  orrery runs list             see what ran
+  orrery verify RUN            check its evidence`,
+		SilenceErrors: true, SilenceUsage: true,
+		SuggestionsMinimumDistance: 2,
+		Args:                       func(cmd *cobra.Command, args []string) error { return unknown(cmd, args) },
+		RunE:                       func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		return fault.New(fault.Invalid, "%v", err).WithHint("%s --help", cmd.CommandPath())
+	})
+	f := root.PersistentFlags()
+	f.StringVar(&c.data, "data", envOr("ORRERY_DATA", ""), "data folder (default: $ORRERY_DATA, else ~/.local/share/orrery)")
+	f.StringVar(&c.tenant, "tenant", envOr("ORRERY_TENANT", string(work.LocalTenant)), "tenant")
+	f.StringVar(&c.identity, "as", envOr("ORRERY_IDENTITY", ""), "whose key to sign with (default: $ORRERY_IDENTITY, else your login name)")
+	f.StringVarP(&c.output, "output", "o", "", "output format: json, yaml or table (default: what suits the command)")
+	f.StringVar(&c.color, "color", "auto", "auto, always or never")
+	f.BoolVarP(&c.verbose, "verbose", "v", false, "say more about what goes on")
+	f.BoolVarP(&c.quiet, "quiet", "q", false, "print results only")
+	root.AddCommand(
+		c.initCommand(), c.lintCommand(), c.planCommand(), c.simulateCommand(), c.runCommand(), c.runsCommand(), c.whyCommand(),
+		c.decideCommand("approve", "approved"), c.decideCommand("reject", "rejected"), c.deadletterCommand(), c.evidenceCommand(),
+		c.verifyCommand(), c.replayCommand(), c.keysCommand(), c.doctorCommand(), c.schemaCommand(), c.versionCommand(),
+	)
+	return root
+}
+
+// unknown says which command was probably meant.
+func unknown(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	e := fault.New(fault.Invalid, "unknown command %q for %q", args[0], cmd.CommandPath())
+	if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
+		return e.WithHint("did you mean: %s %s", cmd.CommandPath(), near[0])
+	}
+	return e.WithHint("%s --help", cmd.CommandPath())
+}
+
+func envOr(name, fallback string) string {
+	if v := os.Getenv(name); v != "" {
+		return v
+	}
+	return fallback
+}
+
+func (c *cli) folderOptions(readOnly bool) (app.Options, error) {
+	dir := c.data
+	if dir == "" {
+		home, err := os.UserHomeDir()
+		if err != nil {
+			return app.Options{}, fault.New(fault.Invalid, "there is no home folder to keep data in").WithHint("name a folder with --data or ORRERY_DATA")
+		}
+		dir = filepath.Join(envOr("XDG_DATA_HOME", filepath.Join(home, ".local", "share")), "orrery")
+	}
+	abs, err := filepath.Abs(dir)
+	if err != nil {
+		return app.Options{}, fault.Wrap(fault.Invalid, err, "data folder %s", dir)
+	}
+	log := slog.New(slog.DiscardHandler)
+	if c.verbose {
+		log = slog.New(slog.NewTextHandler(c.Err, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	}
+	return app.Options{
+		Dir: abs, Tenant: work.Tenant(c.tenant), ReadOnly: readOnly, Slots: c.slots, AllowUnsandboxed: c.unsandbox,
+		ReadPaths: c.readPaths, StepPath: c.stepPath, Withhold: c.withhold, Log: log,
+	}, nil
+}
+
+func (c *cli) open(ctx context.Context, readOnly bool) (*app.Folder, error) {
+	o, err := c.folderOptions(readOnly)
+	if err != nil {
+		return nil, err
+	}
+	return app.Open(ctx, o)
+}
+
+var notNameRunes = regexp.MustCompile(`[^A-Za-z0-9._@-]+`)
+
+// person is whose key is used: --as, or the login name.
+func (c *cli) person() string {
+	if c.identity != "" {
+		return c.identity
+	}
+	name := envOr("USER", envOr("LOGNAME", ""))
+	if u, err := user.Current(); err == nil && u.Username != "" {
+		name = u.Username
+	}
+	if name = notNameRunes.ReplaceAllString(name, "-"); name == "" {
+		name = "operator"
+	}
+	return name
+}
+
+// exactly refuses a wrong number of arguments with a message that says what is missing.
+func exactly(n int, what string) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if len(args) == n {
+			return nil
+		}
+		return fault.New(fault.Invalid, "%s needs %s", cmd.CommandPath(), what).WithHint("%s --help", cmd.CommandPath())
+	}
+}

@@ -1,0 +1,247 @@
+// Package control answers people: it submits runs, takes decisions, cancels, pauses and retries, and says why something waits.
+//
+// It checks what a person brings (a plan, a signature, a decision) before the store sees it, and signs what people ask for
+// with their own keys. It decides nothing that the engine decides.
+package control
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/base32"
+	"io"
+	"io/fs"
+	"strings"
+
+	"github.com/google/uuid"
+
+	"orrery.example/orrery/internal/canonical"
+	"orrery.example/orrery/internal/dsse"
+	"orrery.example/orrery/internal/engine"
+	"orrery.example/orrery/internal/evidence"
+	"orrery.example/orrery/internal/expression"
+	"orrery.example/orrery/internal/fault"
+	"orrery.example/orrery/internal/keyring"
+	"orrery.example/orrery/internal/pack"
+	"orrery.example/orrery/internal/plan"
+	"orrery.example/orrery/internal/store"
+	"orrery.example/orrery/internal/work"
+)
+
+// Blobs is where the files of packs go.
+type Blobs interface {
+	Put(ctx context.Context, tenant work.Tenant, r io.Reader) (work.Digest, int64, error)
+	Has(ctx context.Context, tenant work.Tenant, digest work.Digest) (bool, error)
+}
+
+// Service answers people. It is safe for concurrent use.
+type Service struct {
+	Store store.Store
+	Blobs Blobs
+	Trust func() (keyring.Trust, error) // the trust root of the moment
+	Now   func() work.Time
+}
+
+// Plan turns a pack with its inputs into a plan. Errors: manifest.Problems with places in the manifest.
+func Plan(p *pack.Pack, inputs map[string]plan.InputValue) (*plan.Built, error) {
+	src, err := plan.Load(p.FS, p.Base, p.Path, p.Files)
+	if err != nil {
+		return nil, err
+	}
+	return plan.Build(src, inputs)
+}
+
+// Lint checks a pack without its inputs.
+func Lint(p *pack.Pack) error {
+	src, err := plan.Load(p.FS, p.Base, p.Path, p.Files)
+	if err != nil {
+		return err
+	}
+	return plan.Check(src)
+}
+
+// Submission is what somebody asks to have run.
+type Submission struct {
+	Tenant   work.Tenant
+	Built    *plan.Built
+	Files    fs.FS // where the files of the plan are, nil when their bytes are known already
+	By       keyring.Signer
+	Note     string
+	Labels   map[string]string
+	RunToken string
+	RetryOf  work.RunID
+	Carried  []work.Carried
+	Trace    string
+}
+
+// Submit signs the request, stores the files of the pack and creates the run. Errors: fault.Conflict for a run token that
+// was used for another plan.
+func (s *Service) Submit(ctx context.Context, sub Submission) (work.Run, error) {
+	p := sub.Built.Plan
+	if err := s.keepFiles(ctx, sub); err != nil {
+		return work.Run{}, err
+	}
+	inputs, err := evidence.InputsDigest(p.Inputs)
+	if err != nil {
+		return work.Run{}, err
+	}
+	id, err := newRunID()
+	if err != nil {
+		return work.Run{}, err
+	}
+	envelope, err := evidence.SignSubmission(ctx, evidence.Submission{
+		Tenant: sub.Tenant, Run: id, RunToken: sub.RunToken, Pack: p.Pack, InputsDigest: inputs, PlanHash: sub.Built.Hash,
+		Nonce: rand.Text(), IssuedAt: s.Now(), Note: sub.Note,
+	}, sub.By)
+	if err != nil {
+		return work.Run{}, err
+	}
+	request := envelope.Encode()
+	run := work.Run{
+		Tenant: sub.Tenant, ID: id, PlanHash: sub.Built.Hash, Pack: p.Pack, Submitter: sub.By.Name(), SubmitterKey: sub.By.KeyID(),
+		Note: sub.Note, RunToken: sub.RunToken, RetryOf: sub.RetryOf, TraceParent: sub.Trace, Labels: sub.Labels,
+	}
+	if run.TraceParent == "" {
+		run.TraceParent = newTrace()
+	}
+	if run.ConcurrencyKey, err = concurrencyKey(p); err != nil {
+		return work.Run{}, err
+	}
+	return s.create(ctx, run, sub, inputs, request)
+}
+
+func (s *Service) create(ctx context.Context, run work.Run, sub Submission, inputs work.Digest, request []byte) (work.Run, error) {
+	data := work.SubmittedData{
+		PlanHash: run.PlanHash, Pack: run.Pack, Submitter: run.Submitter, SubmitterKey: run.SubmitterKey, Note: run.Note,
+		RunToken: run.RunToken, InputsHash: inputs, RetryOf: run.RetryOf, TraceParent: run.TraceParent, Labels: run.Labels,
+		ReplayToken: string(canonical.Digest([]byte(string(inputs) + "\n" + string(run.PlanHash)))),
+		Request:     canonical.Digest(request), Carried: sub.Carried, Concurrency: run.ConcurrencyKey,
+	}
+	for attempt := 0; ; attempt++ {
+		run.Name = newName(attempt)
+		data.Name = run.Name
+		out := s.Store.Submit(ctx, []store.Submission{{Run: run, Canonical: sub.Built.Canonical, Data: data, Request: request}})[0]
+		if fault.CodeOf(out.Err) == fault.Conflict && attempt < maxNames {
+			if _, err := s.Store.Run(ctx, run.Tenant, run.Name); err == nil {
+				continue // only the name was taken
+			}
+		}
+		return out.Run, out.Err
+	}
+}
+
+func (s *Service) keepFiles(ctx context.Context, sub Submission) error {
+	if sub.Files == nil {
+		return nil
+	}
+	for _, f := range sub.Built.Plan.Files {
+		known, err := s.Blobs.Has(ctx, sub.Tenant, f.Digest)
+		if err != nil {
+			return err
+		}
+		if known {
+			continue
+		}
+		r, err := sub.Files.Open(f.Path)
+		if err != nil {
+			return fault.Wrap(fault.Internal, err, "pack file %s", f.Path)
+		}
+		got, _, err := s.Blobs.Put(ctx, sub.Tenant, r)
+		r.Close()
+		if err != nil {
+			return err
+		}
+		if got != f.Digest {
+			return fault.New(fault.Conflict, "%s changed while the pack was read", f.Path).WithHint("run the command again")
+		}
+	}
+	return nil
+}
+
+// concurrencyKey evaluates the key of the run over its inputs.
+func concurrencyKey(p *work.Plan) (string, error) {
+	if p.Concurrency == nil {
+		return "", nil
+	}
+	t, err := expression.CompileTemplate(p.Concurrency.Key)
+	if err != nil {
+		return "", err
+	}
+	inputs, err := engine.InputValues(p)
+	if err != nil {
+		return "", err
+	}
+	return t.String(expression.Scope{Inputs: inputs})
+}
+
+// Answer is a decision that somebody makes here, with their own key.
+type Answer struct {
+	Tenant   work.Tenant
+	Run      work.Run
+	Gate     work.StepID
+	PlanHash work.Digest // what the person looked at; "" means the run's
+	Decision string      // approved or rejected
+	Reason   string
+	Ticket   string
+	By       keyring.Signer
+}
+
+// Sign makes the signed statement of a decision.
+func (s *Service) Sign(ctx context.Context, a Answer) (dsse.Envelope, error) {
+	if a.PlanHash == "" {
+		a.PlanHash = a.Run.PlanHash
+	}
+	return evidence.SignApproval(ctx, evidence.Answer{
+		Tenant: a.Tenant, Run: a.Run.ID, Gate: a.Gate, PlanHash: a.PlanHash, Decision: a.Decision, Reason: a.Reason,
+		Ticket: a.Ticket, DecidedAt: s.Now(), Nonce: rand.Text(),
+	}, a.By)
+}
+
+// Decide verifies a signed decision and gives it to the run that it names. Errors: fault.Untrusted, fault.Unverified, and
+// those of the gate.
+func (s *Service) Decide(ctx context.Context, tenant work.Tenant, envelope dsse.Envelope) (work.RunID, error) {
+	trust, err := s.Trust()
+	if err != nil {
+		return "", err
+	}
+	decision, answer, err := evidence.Approval(envelope, trust, s.Now())
+	if err != nil {
+		return "", err
+	}
+	if answer.Tenant != tenant {
+		return "", fault.New(fault.NotFound, "the decision is for another tenant")
+	}
+	return answer.Run, s.Store.Decide(ctx, []store.DecideCommand{{Tenant: tenant, Run: answer.Run, Decision: decision}})[0]
+}
+
+// Control cancels, pauses or resumes a run.
+func (s *Service) Control(ctx context.Context, tenant work.Tenant, run work.RunID, verb string, actor work.Actor) error {
+	return s.Store.Control(ctx, []store.ControlCommand{{Tenant: tenant, Run: run, Verb: verb, Actor: actor}})[0]
+}
+
+var runAlphabet = base32.NewEncoding("0123456789abcdefghjkmnpqrstvwxyz").WithPadding(base32.NoPadding)
+
+func newRunID() (work.RunID, error) {
+	id, err := uuid.NewV7()
+	if err != nil {
+		return "", fault.Wrap(fault.Internal, err, "no randomness for a run id")
+	}
+	return work.RunID("run_" + runAlphabet.EncodeToString(id[:])), nil
+}
+
+// newTrace begins a W3C trace for a run whose submitter brought none.
+func newTrace() string {
+	var b [24]byte
+	_, _ = rand.Read(b[:]) // never fails, by its documentation
+	const digits = "0123456789abcdef"
+	var out strings.Builder
+	out.WriteString("00-")
+	for i, c := range b {
+		if i == 16 {
+			out.WriteByte('-')
+		}
+		out.WriteByte(digits[c>>4])
+		out.WriteByte(digits[c&15])
+	}
+	out.WriteString("-01")
+	return out.String()
+}
