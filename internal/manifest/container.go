@@ -262,7 +262,7 @@ func (r *reader) group(s *Step, n *yaml.Node) {
 func (r *reader) with(s *Step, n *yaml.Node) {
 	s.With = map[string]Value{}
 	for _, f := range r.fields(n, "with") {
-		r.templates(f.value)
+		r.templatesIn(f.value)
 		s.With[f.name] = Value{r.json(f.value, "with."+f.name), Pos{f.value.Line, f.value.Column}}
 	}
 }

@@ -168,7 +168,11 @@ func (r *reader) spec(m *Manifest, at *yaml.Node, fields []field) {
 		case "timeout":
 			m.TimeoutMs = r.duration(f.value, "timeout")
 		case "concurrency":
+			before := len(m.uses)
 			m.Concurrency = r.concurrency(f.value)
+			for i := before; i < len(m.uses); i++ {
+				m.uses[i].Early = true
+			}
 		case "success":
 			r.message(f.value, "success")
 		}

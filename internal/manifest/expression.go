@@ -22,7 +22,7 @@ func (r *reader) templateText(n *yaml.Node, text string) {
 	if !strings.Contains(text, "${{") {
 		return
 	}
-	t, err := expression.CompileTemplate(text)
+	t, err := remember(&r.templates, text, expression.CompileTemplate)
 	if err != nil {
 		r.mistake(n, 0, err)
 		return
@@ -30,8 +30,23 @@ func (r *reader) templateText(n *yaml.Node, text string) {
 	r.use(n, 0, t.Refs())
 }
 
-// templates looks at every string inside of a value.
-func (r *reader) templates(n *yaml.Node) {
+// remember compiles a text once for each file: generated packs repeat theirs thousands of times.
+func remember[T any](known *map[string]T, text string, compile func(string) (T, error)) (T, error) {
+	if v, ok := (*known)[text]; ok {
+		return v, nil
+	}
+	v, err := compile(text)
+	if err == nil {
+		if *known == nil {
+			*known = map[string]T{}
+		}
+		(*known)[text] = v
+	}
+	return v, err
+}
+
+// templatesIn looks at every string inside of a value.
+func (r *reader) templatesIn(n *yaml.Node) {
 	if n.Kind == yaml.ScalarNode && n.Tag == "!!str" {
 		r.templateText(n, n.Value)
 		return
@@ -43,7 +58,7 @@ func (r *reader) templates(n *yaml.Node) {
 			}
 			continue
 		}
-		r.templates(child)
+		r.templatesIn(child)
 	}
 }
 
@@ -61,7 +76,7 @@ func (r *reader) bare(n *yaml.Node, what string) string {
 	}
 	source := strings.TrimSpace(text)
 	skip += utf8.RuneCountInString(text[:len(text)-len(strings.TrimLeft(text, " \t\r\n"))])
-	p, err := expression.Compile(source)
+	p, err := remember(&r.programs, source, expression.Compile)
 	if err != nil {
 		r.mistake(n, skip, err)
 		return source

@@ -120,6 +120,7 @@ type Value struct {
 type Use struct {
 	Refs     expression.Refs
 	Inside   bool           // it sees the steps inside of the container, not those beside it
+	Early    bool           // it is evaluated before the run begins
 	Artifact work.StepID    // the local id of a step whose Output is placed into the workspace, or ""
 	Output   string         // of Artifact
 	text     scalarPosition // where the text stands

@@ -241,7 +241,7 @@ func (r *reader) parameters(s *Step, n *yaml.Node, with *field) {
 				r.unknown(f, spec.Runner, known)
 				continue
 			}
-			r.templates(f.value)
+			r.templatesIn(f.value)
 			spec.With[f.name] = r.json(f.value, "with."+f.name)
 		}
 		if len(spec.With) == 0 {

@@ -14,6 +14,7 @@ import (
 
 	"go.yaml.in/yaml/v3"
 
+	"orrery.example/orrery/internal/expression"
 	"orrery.example/orrery/internal/fault"
 )
 
@@ -27,6 +28,9 @@ type reader struct {
 	defaults defaults        // of the pack, for its run steps
 	secret   map[string]bool // declared inputs: whether each is a secret
 	uses     *[]Use          // where the uses of what is being read are collected
+
+	programs  map[string]*expression.Program // compiled before in this file
+	templates map[string]*expression.Template
 }
 
 var yamlLine = regexp.MustCompile(`^yaml: line ([0-9]+): (.*)$`)
