@@ -220,6 +220,7 @@ func (c *cli) deadletterCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			r.created = true
 			c.say("run    %s   carries %d result(s) of %s", again.Name, len(carry.Carried), run.Name)
 			return c.drive(ctx, f, again, &r)
 		},

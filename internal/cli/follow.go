@@ -23,10 +23,11 @@ type follower struct {
 	prog  *progress
 	tree  *tree // nil off a terminal
 	line  int64
-	wait  bool // also while only people can move it
+	past  int64 // the last event from before; what happened then was told then
+	wait  bool  // also while only people can move it
 }
 
-func (c *cli) newFollower(ctx context.Context, f *app.Folder, run work.Run, wait bool) (*follower, error) {
+func (c *cli) newFollower(ctx context.Context, f *app.Folder, run work.Run, r *runFlags) (*follower, error) {
 	raw, err := f.Store.Plan(ctx, run.Tenant, run.PlanHash)
 	if err != nil {
 		return nil, err
@@ -39,7 +40,10 @@ func (c *cli) newFollower(ctx context.Context, f *app.Folder, run work.Run, wait
 	if err != nil {
 		return nil, err
 	}
-	w := &follower{c: c, f: f, run: run, graph: g, prog: newProgress(), line: run.LogSeq + 1, wait: wait}
+	w := &follower{c: c, f: f, run: run, graph: g, prog: newProgress(), line: run.LogSeq + 1, past: run.Seq, wait: r.wait}
+	if r.created {
+		w.line, w.past = 1, 0
+	}
 	if _, _, ok := terminal(c.Err); ok && !c.machine() && !c.quiet {
 		w.tree = &tree{c: c, w: c.Err, plan: p}
 	}
@@ -89,7 +93,8 @@ func (w *follower) look(ctx context.Context) (bool, error) {
 		}
 		for i := range events {
 			moved = true
-			if text := w.prog.take(&events[i]); text != "" && w.tree == nil {
+			text := w.prog.take(&events[i])
+			if text != "" && w.tree == nil && events[i].Seq > w.past {
 				w.c.say("%s  %s", events[i].Time.Std().Local().Format("15:04:05.000"), w.badged(&events[i], text))
 			}
 		}

@@ -31,6 +31,8 @@ type runFlags struct {
 	fresh  bool
 	wait   bool
 	detach bool
+
+	created bool // the run was made just now, so it is shown from its beginning
 }
 
 func (c *cli) workFlags(cmd *cobra.Command) {
@@ -123,6 +125,7 @@ func (c *cli) startOrCarryOn(ctx context.Context, f *app.Folder, p *pack.Pack, b
 	if err != nil {
 		return work.Run{}, err
 	}
+	r.created = true
 	c.say("plan   %s   %s", built.Hash.Short(), planSummary(built.Plan))
 	c.say("run    %s   %s", c.paint(c.Err, "1", run.Name), run.ID)
 	return run, nil
@@ -158,7 +161,7 @@ func (c *cli) drive(ctx context.Context, f *app.Folder, run work.Run, r *runFlag
 			return err
 		}
 	}
-	w, err := c.newFollower(ctx, f, run, r.wait)
+	w, err := c.newFollower(ctx, f, run, r)
 	if err != nil {
 		return err
 	}

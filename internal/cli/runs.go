@@ -399,6 +399,7 @@ func (c *cli) rerunCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			r.created = true
 			c.say("run    %s   same plan as %s", again.Name, run.Name)
 			return c.drive(ctx, f, again, &r)
 		},
@@ -438,6 +439,7 @@ repeats what failed or did not start. With --from it repeats the named steps, an
 			if err != nil {
 				return err
 			}
+			r.created = true
 			c.say("run    %s   carries %d result(s) of %s, runs again: %s", again.Name, len(carry.Carried), run.Name, joinIDs(carry.Again))
 			return c.drive(ctx, f, again, &r)
 		},
