@@ -17,7 +17,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"orrery.example/orrery/internal/fault"
-
+	"orrery.example/orrery/internal/manifest"
 )
 
 //go:embed templates
@@ -104,7 +104,7 @@ func (c *cli) schemaCommand() *cobra.Command {
 			if args[0] != "pack" {
 				return fault.New(fault.NotFound, "there is no schema of %q", args[0]).WithHint("orrery schema pack")
 			}
-			_, err := c.Out.Write(nil)
+			_, err := c.Out.Write(manifest.Schema())
 			return err
 		},
 	}
