@@ -17,6 +17,10 @@ import (
 const (
 	MinLength     = 4 // bytes of a secret
 	minLineLength = 8 // bytes of one line of a secret of several lines
+
+	// longPart is where a secret is a file rather than a word. It is then found as it is, in the standard base64 and in
+	// plain hexadecimal only, because every form costs memory many times its length.
+	longPart = 16 << 10
 )
 
 // forms returns every text that stands for the secret, in no order and perhaps doubled.
@@ -31,7 +35,13 @@ func forms(secret []byte) [][]byte {
 	}
 	for i, part := range parts(secret) {
 		add(string(part))
-		add(base64Forms(part)...)
+		if len(part) > longPart {
+			add(base64Forms(part, base64.StdEncoding)...)
+			add(hex.EncodeToString(part))
+			continue
+		}
+		add(base64Forms(part, base64.StdEncoding)...)
+		add(base64Forms(part, base64.URLEncoding)...)
 		add(hexForms(part)...)
 		if i == 0 && bytes.ContainsAny(part, "\r\n") {
 			// The text forms of a secret of several lines are those of its lines: what stands between them is no secret.
@@ -63,18 +73,15 @@ func parts(secret []byte) [][]byte {
 	return all
 }
 
-func base64Forms(part []byte) []string {
-	var all []string
-	for _, alphabet := range []*base64.Encoding{base64.StdEncoding, base64.URLEncoding} {
-		padded := alphabet.EncodeToString(part)
-		all = append(all, padded, strings.TrimRight(padded, "="))
-		all = append(all, wrapped(padded, 64)...)
-		all = append(all, wrapped(padded, 76)...)
-		// Inside a longer text the secret starts at one of three alignments. What its neighbours reach into is left out.
-		for before, drop := range []int{0, 2, 3} {
-			text := alphabet.WithPadding(base64.NoPadding).EncodeToString(append(make([]byte, before), part...))
-			all = append(all, text[drop:(before+len(part))*8/6])
-		}
+func base64Forms(part []byte, alphabet *base64.Encoding) []string {
+	padded := alphabet.EncodeToString(part)
+	all := []string{padded, strings.TrimRight(padded, "=")}
+	all = append(all, wrapped(padded, 64)...)
+	all = append(all, wrapped(padded, 76)...)
+	// Inside a longer text the secret starts at one of three alignments. What its neighbours reach into is left out.
+	for before, drop := range []int{0, 2, 3} {
+		text := alphabet.WithPadding(base64.NoPadding).EncodeToString(append(make([]byte, before), part...))
+		all = append(all, text[drop:(before+len(part))*8/6])
 	}
 	return all
 }

@@ -146,6 +146,21 @@ func TestShortAndEmpty(t *testing.T) {
 	}
 }
 
+func TestLongSecret(t *testing.T) {
+	var secret strings.Builder
+	for i := range 4000 {
+		fmt.Fprintf(&secret, "%d-", i*i)
+	}
+	r := one(secret.String())
+	for name, text := range map[string]string{
+		"raw": secret.String(), "base64": base64.StdEncoding.EncodeToString([]byte(secret.String())), "hex": hex.EncodeToString([]byte(secret.String())),
+	} {
+		if got := r.String("<" + text + ">"); got != "<[redacted:TOKEN]>" {
+			t.Errorf("%s: %d bytes are left", name, len(got))
+		}
+	}
+}
+
 func TestOverlapsAndNames(t *testing.T) {
 	r := redact.New(map[string][]byte{"one": []byte("abcdef"), "two": []byte("defghi"), "in side]": []byte("cdef"), "same": []byte("abcdef")})
 	for text, want := range map[string]string{
