@@ -8,7 +8,7 @@
 // The search is an Aho–Corasick automaton: the time is linear in the text, whatever the secrets and the text are, and a
 // secret is found across any split into writes. Only bytes that may still be the start of a secret are held back.
 //
-// What it cannot do: a form that is not in the list (a cipher, a reversal, single characters on separate lines), some forms
-// of secrets above 16 KiB, secrets
-// below MinLength, and up to six bits at each end of a secret inside a longer base64 text.
+// What it cannot do: a form that is not in the list (a cipher, a reversal, single characters on separate lines), the rarer
+// forms of a secret above 16 KiB, a secret below MinLength, and up to six bits at each end of a secret that stands inside a
+// longer base64 text.
 package redact
