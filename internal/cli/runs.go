@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -47,7 +48,7 @@ func (c *cli) listCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return c.showRuns(runs)
+			return c.showRuns(cmd.Context(), f, runs)
 		},
 	}
 	cmd.Flags().StringSliceVar(&states, "state", nil, "only runs in these states (succeeded, failed, running, …)")
@@ -56,10 +57,17 @@ func (c *cli) listCommand() *cobra.Command {
 	return cmd
 }
 
-func (c *cli) showRuns(runs []work.Run) error {
+func (c *cli) showRuns(ctx context.Context, f *app.Folder, runs []work.Run) error {
 	items := make([]RunResult, len(runs))
 	for i := range runs {
-		items[i] = runResult(&runs[i], nil)
+		var gates []work.Step
+		if !runs[i].State.Terminal() {
+			var err error
+			if gates, err = f.Control.Gates(ctx, runs[i]); err != nil {
+				return err
+			}
+		}
+		items[i] = runResult(&runs[i], gates)
 	}
 	return c.show(map[string]any{"items": items}, func(out io.Writer) error {
 		if len(runs) == 0 {
@@ -73,7 +81,7 @@ func (c *cli) showRuns(runs []work.Run) error {
 			if r.Ended != 0 {
 				took = duration(r.Ended.Sub(r.Created))
 			}
-			w := r.State.Word()
+			w := items[i].Status.Word()
 			rows = append(rows, []string{
 				r.Name, w.Glyph + " " + w.Word, r.Pack.Name + "@" + r.Pack.Version, r.Created.Std().Local().Format("2006-01-02 15:04:05"), took,
 				r.Submitter, reasonText(r.Reason),
@@ -108,12 +116,29 @@ func (c *cli) find(ctx context.Context, name string, readOnly bool) (*app.Folder
 	if err != nil {
 		return nil, work.Run{}, err
 	}
-	run, err := f.Store.Run(ctx, f.Tenant, name)
+	run, err := named(ctx, f, name)
 	if err != nil {
 		f.Close()
 		return nil, work.Run{}, err
 	}
 	return f, run, nil
+}
+
+// latest is what one types instead of the name of the newest run.
+const latest = "@latest"
+
+func named(ctx context.Context, f *app.Folder, name string) (work.Run, error) {
+	if name != latest {
+		return f.Store.Run(ctx, f.Tenant, name)
+	}
+	runs, err := f.Store.Find(ctx, f.Tenant, store.RunQuery{Limit: 1})
+	if err == nil && len(runs) == 0 {
+		err = fault.New(fault.NotFound, "there is no run yet").WithHint("orrery run FILE")
+	}
+	if err != nil {
+		return work.Run{}, err
+	}
+	return runs[0], nil
 }
 
 // RunDetail is a run with its steps.
@@ -167,11 +192,15 @@ func detail(ctx context.Context, f *app.Folder, run work.Run) (RunDetail, error)
 	if err != nil {
 		return d, err
 	}
+	place := map[work.StepID]int{}
 	for i := range built.Plan.Steps {
-		if id := built.Plan.Steps[i].ID; !seen[id] {
+		id := built.Plan.Steps[i].ID
+		place[id] = i
+		if !seen[id] {
 			d.NotBegun = append(d.NotBegun, id)
 		}
 	}
+	slices.SortStableFunc(d.Steps, func(a, b work.Step) int { return place[a.ID.Template()] - place[b.ID.Template()] })
 	return d, nil
 }
 
@@ -288,11 +317,31 @@ func (c *cli) graphCommand() *cobra.Command {
 				return err
 			}
 			states := map[work.StepID]work.State{}
-			if err := f.Control.EachStep(cmd.Context(), run, func(s *work.Step) { states[s.ID] = s.State }); err != nil {
+			if err := f.Control.EachStep(cmd.Context(), run, func(s *work.Step) { merge(states, s) }); err != nil {
 				return err
 			}
 			return c.graph(built.Plan, states)
 		},
+	}
+}
+
+// merge gives a step of the plan the state of what it became: of several items of a map, that which matters most.
+func merge(states map[work.StepID]work.State, s *work.Step) {
+	id := s.ID.Template()
+	rank := func(x work.State) int {
+		switch {
+		case x.Failure():
+			return 4
+		case !x.Terminal():
+			return 3
+		case x == work.Succeeded:
+			return 2
+		default:
+			return 1
+		}
+	}
+	if old, ok := states[id]; !ok || rank(s.State) > rank(old) {
+		states[id] = s.State
 	}
 }
 
