@@ -166,6 +166,24 @@ func uniqueness(t *testing.T, d kernel.Driver) {
 	mustUpdate(t, d, func(tx kernel.Tx) error { return tx.PutRun(other) }) // another tenant may
 }
 
+// longValues: a value that a driver may keep apart from its row changes, goes and comes back with it.
+func longValues(t *testing.T, d kernel.Driver) {
+	row := plainStep(plainRun("acme", "run_1"), "map")
+	for _, value := range []string{long("0"), long("0"), long("1"), "", long("1"), "[1]", long("0")} {
+		row.Items, row.Inputs = []byte(value), []byte(value)
+		mustUpdate(t, d, func(tx kernel.Tx) error { return tx.PutStep(row) })
+		if err := d.View(context.Background(), func(r kernel.Reader) error {
+			got, err := r.Step("acme", "run_1", "map")
+			if err == nil && (string(got.Items) != value || string(got.Inputs) != value) {
+				t.Errorf("put %.10s, got items %.10s and inputs %.10s", value, got.Items, got.Inputs)
+			}
+			return err
+		}); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 // longHistory: what does not fit into one stored piece comes back in order, from anywhere.
 func longHistory(t *testing.T, d kernel.Driver) {
 	const n = 1500

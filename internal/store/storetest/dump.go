@@ -2,6 +2,7 @@ package storetest
 
 import (
 	"context"
+	"errors"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -167,8 +168,11 @@ func (a *asker) queue(t work.Tenant, w world, out *tenantDump) {
 		for {
 			page, err := a.r.Ready(t, runners, after, 2)
 			out.Ready = append(out.Ready, ask(a, page, err))
-			if len(page) < 2 {
+			if len(page) < 2 || a.err != nil {
 				break
+			}
+			if after != nil && *after == page[1] {
+				a.err = errors.New("the queue does not move on")
 			}
 			after = &page[1]
 		}
@@ -196,6 +200,10 @@ func (a *asker) run(t work.Tenant, id work.RunID, w world) *runDump {
 	for after := work.StepID(""); ; {
 		held, err := a.r.FirstHeld(t, id, after)
 		if ask(a, held, err) == "" {
+			break
+		}
+		if held <= after {
+			a.err = errors.New("the held steps are not in order")
 			break
 		}
 		out.Held = append(out.Held, held)

@@ -56,15 +56,15 @@ func (g gen) text(label string) string {
 
 // json is valid, but not always spelt as an encoder would.
 func (g gen) json(label string) json.RawMessage {
-	s := pick(g, label, "", `{}`, `{"a":"<b>","n":1}`, "{ \"spaced\" :\n [1, 2] }", `"text"`, long())
+	s := pick(g, label, "", `{}`, `{"a":"<b>","n":1}`, "{ \"spaced\" :\n [1, 2] }", `"text"`, long("0"), long("1"))
 	if s == "" {
 		return nil
 	}
 	return json.RawMessage(s)
 }
 
-// long is a value that a driver may keep apart from its row.
-func long() string { return "[" + strings.Repeat("0, ", 400) + "0]" }
+// long is a value that a driver may keep apart from its row; for every digit it has the same length.
+func long(digit string) string { return "[" + strings.Repeat(digit+", ", 400) + digit + "]" }
 
 func (g gen) reason() work.Reason {
 	return pick(g, "reason", work.Reason{}, work.Reason{Code: work.EndedWell},
