@@ -213,11 +213,13 @@ func (r *reader) allowed(in *Input, enum, standard *yaml.Node) {
 		return
 	}
 	if enum != nil {
+		var values [][]byte
 		for _, e := range r.list(enum, "enum") {
 			if v := r.given(in, e); v != nil {
-				in.Enum = append(in.Enum, v)
+				values = append(values, v)
 			}
 		}
+		in.Enum = values
 		if enum.Kind == yaml.SequenceNode && len(enum.Content) == 0 {
 			r.problem(enum, "", "enum allows no value at all")
 		}

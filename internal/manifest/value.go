@@ -178,7 +178,7 @@ func (r *reader) relative(n *yaml.Node, what string) string {
 		r.problem(n, "write a relative path with forward slashes", "%s cannot be %q", what, p)
 	case path.IsAbs(p) || len(p) > 1 && p[1] == ':':
 		r.problem(n, "paths are relative to the folder of the step or of the manifest", "%s must not be absolute (%s)", what, p)
-	case clean == ".." || strings.HasPrefix(clean, "../"):
+	case slices.Contains(strings.Split(p, "/"), ".."):
 		r.problem(n, "a path stays inside of its folder", "%s leaves its folder (%s)", what, p)
 	}
 	if strings.HasSuffix(p, "/") && clean != "." {

@@ -42,6 +42,7 @@ func (r *reader) load(data []byte) *yaml.Node {
 		r.report(Pos{}, "move generated lists into inputs or files", "the file has %d bytes, more than the %d allowed", len(data), MaxBytes)
 		return nil
 	case bytes.HasPrefix(data, []byte("\xef\xbb\xbf")):
+		r.lines = strings.Split(string(data[3:]), "\n")
 		r.report(Pos{1, 1}, "save it as UTF-8 without BOM", "the file begins with a byte order mark")
 		return nil
 	case !utf8.Valid(data):
@@ -97,6 +98,8 @@ func (r *reader) syntax(err error) {
 		hint = `put a text that contains ": " in quotes, or check the indentation`
 	case strings.Contains(message, "found character that cannot start any token"):
 		hint = "YAML is indented with spaces, not tabs; a text that begins with @, ` or % stands in quotes"
+	case strings.Contains(message, "did not find expected ',' or"):
+		hint = "check for a comma that is missing; inside of [ ] and { } put a text that contains ? : , or brackets in quotes"
 	case strings.Contains(message, "did not find expected"):
 		hint = "check the indentation of this line and the one before it"
 	}
