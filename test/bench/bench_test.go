@@ -109,7 +109,7 @@ func (r *rig) submit(p *work.Plan, raw []byte, hash work.Digest, n int) []work.R
 	for len(ids) < n {
 		var subs []store.Submission
 		for range min(batch, n-len(ids)) {
-			id := work.RunID("run_" + rand.Text())
+			id := work.RunID(fmt.Sprintf("run_%012d%s", app.Now()%1e12, rand.Text()[:14])) // sorts by time, as real ones do
 			subs = append(subs, store.Submission{
 				Run:       work.Run{Tenant: work.LocalTenant, ID: id, Name: string(id[4:]), PlanHash: hash, Pack: p.Pack, Submitter: "bench"},
 				Canonical: raw, Data: work.SubmittedData{Name: string(id[4:]), PlanHash: hash, Pack: p.Pack, Submitter: "bench", InputsHash: hash, ReplayToken: string(hash)},

@@ -132,7 +132,7 @@ type DocumentReader interface {
 // LogReader reads the Merkle log of a tenant.
 type LogReader interface {
 	LogSize(tenant work.Tenant) (size int64, checkpoint []byte, err error)
-	LogHashes(tenant work.Tenant, indexes []int64) ([][32]byte, error)     // an index that is not there is an error
+	LogHashes(tenant work.Tenant, indexes []int64) ([][32]byte, error)             // an index that is not there is an error
 	Leaf(tenant work.Tenant, run work.RunID) (leaf []byte, index int64, err error) // nil leaf for none
 }
 

@@ -2,6 +2,7 @@ package kernel
 
 import (
 	"context"
+	"slices"
 
 	"orrery.example/orrery/internal/engine"
 	"orrery.example/orrery/internal/fault"
@@ -22,22 +23,54 @@ func (s *Store) Exchange(ctx context.Context, req store.ExchangeRequest) (store.
 	var reply store.ExchangeReply
 	var refused error
 	err := s.do(ctx, func(u *unit) error {
-		reply = store.ExchangeReply{Errs: make([]error, len(req.Reports))}
+		reply, refused = store.ExchangeReply{Errs: make([]error, len(req.Reports))}, nil
 		for i := range req.Reports {
 			reply.Errs[i] = u.report(req.Tenant, &req.Reports[i])
+		}
+		if req.Resync {
+			u.resync(&req)
 		}
 		if req.Max > 0 {
 			reply.Grants, refused = u.claim(&req)
 		}
 		return u.err
 	})
-	if err == nil {
-		err = refused
+	if err != nil {
+		return store.ExchangeReply{}, err // what was accepted or granted is not known, whatever the session is
 	}
-	if err != nil && refused == nil {
-		return store.ExchangeReply{}, err
+	return reply, refused
+}
+
+// resync gives back the leases that the session's worker never heard of.
+func (u *unit) resync(req *store.ExchangeRequest) {
+	u.fail(u.flush())
+	leases, err := u.tx.LeasesBySession(req.Session)
+	u.fail(err)
+	for _, ref := range leases {
+		known := slices.ContainsFunc(req.Holding, func(c store.AckCommand) bool { return c.Run == ref.Run && c.Step == ref.Step })
+		if known || ref.Tenant != req.Tenant {
+			continue
+		}
+		u.giveBack(ref, req.Session, "the grant got lost on its way to the worker")
 	}
-	return reply, err
+}
+
+// giveBack revokes a lease without a charge: nobody is to blame.
+func (u *unit) giveBack(ref StepRef, session, why string) {
+	h, err := u.open(ref.Tenant, ref.Run)
+	if err != nil {
+		u.fail(err)
+		return
+	}
+	row := h.Step(ref.Step)
+	if row == nil || row.Lease == nil || row.Lease.Session != session {
+		return
+	}
+	incarnation := u.s.driver.Incarnation()
+	u.fail(engine.Revoke(h.graph, h, u.now, ref.Step, work.RevokedData{
+		Token:  work.Token{Incarnation: incarnation, Epoch: row.Epoch},
+		Reason: work.Reason{Code: work.EndedByWorkerLoss, Subject: row.Lease.Worker, Message: why},
+	}, incarnation))
 }
 
 func (u *unit) report(tenant work.Tenant, c *store.ReportCommand) error {
@@ -200,7 +233,13 @@ func (s *Store) Heartbeat(ctx context.Context, session string, expires work.Time
 			if err != nil {
 				return err
 			}
-			if row := h.Step(ref.Step); row != nil && row.Lease != nil && row.Lease.Cancel {
+			row := h.Step(ref.Step)
+			if row != nil && row.Lease != nil && row.Lease.Incarnation != s.driver.Incarnation() {
+				// Its worker is alive, but holds a token from before a restore, under which it can report nothing any more.
+				u.giveBack(ref, session, "the store was restored from a backup")
+				continue
+			}
+			if row != nil && row.Lease != nil && row.Lease.Cancel {
 				orders.Cancel = append(orders.Cancel, store.AckCommand{
 					Tenant: ref.Tenant, Run: ref.Run, Step: ref.Step,
 					Token: work.Token{Incarnation: s.driver.Incarnation(), Epoch: row.Epoch},
@@ -224,12 +263,32 @@ func (s *Store) AppendLines(ctx context.Context, batch []store.LinesCommand) []e
 		if row == nil || row.Lease == nil || c.Token.Epoch != row.Epoch || c.Token.Incarnation != s.driver.Incarnation() {
 			return fault.New(fault.Stale, "the lease on step %q is no longer held under this token", c.Step)
 		}
+		lines, err := unheard(row, c)
+		if err != nil {
+			return err
+		}
 		run := h.Run()
-		for _, line := range c.Lines {
+		for _, line := range lines {
 			run.LogSeq++
 			line.Run, line.Seq, line.Step, line.Attempt = c.Run, run.LogSeq, c.Step, row.Attempt
 			h.lines = append(h.lines, line)
 		}
+		if c.From > 0 && len(lines) > 0 {
+			row.Lease.Lines += int64(len(lines))
+			h.Save(row)
+		}
 		return nil
 	})
+}
+
+// unheard returns the lines of a command that are not there yet.
+func unheard(row *work.Step, c *store.LinesCommand) ([]work.LogLine, error) {
+	if c.From == 0 {
+		return c.Lines, nil
+	}
+	next := row.Lease.Lines + 1
+	if c.From > next {
+		return nil, fault.New(fault.Conflict, "line %d of step %q comes before line %d", c.From, c.Step, next)
+	}
+	return c.Lines[min(next-c.From, int64(len(c.Lines))):], nil
 }

@@ -72,7 +72,9 @@ func (u *unit) submit(c *store.Submission, g *engine.Graph) store.Submitted {
 		u.fail(err)
 		busy = active >= cc.Max
 	}
-	u.fail(u.tx.PutPlan(run.Tenant, run.PlanHash, c.Canonical))
+	if u.s.graphs.get(run.Tenant, run.PlanHash) == nil { // else it is stored already
+		u.fail(u.tx.PutPlan(run.Tenant, run.PlanHash, c.Canonical))
+	}
 	if c.Request != nil {
 		u.fail(u.tx.PutDocument(run.Tenant, run.ID, DocumentRequest, c.Request))
 	}

@@ -1,9 +1,9 @@
 package kernel
 
 import (
-	"encoding/json"
 	"slices"
 
+	"orrery.example/orrery/internal/canonical"
 	"orrery.example/orrery/internal/engine"
 	"orrery.example/orrery/internal/fault"
 	"orrery.example/orrery/internal/ledger"
@@ -200,7 +200,8 @@ func (h *hot) Emit(kind work.EventType, step work.StepID, attempt int, data any)
 		Type: kind, Step: step, Attempt: attempt,
 	}
 	if data != nil {
-		raw, err := json.Marshal(data)
+		// Canonical at once: then the ledger takes it as it is.
+		raw, err := canonical.Marshal(data)
 		h.u.fail(err)
 		e.Data = raw
 	}
