@@ -14,7 +14,7 @@ type folders map[kernel.Driver]string
 func (f folders) open(t testing.TB) kernel.Driver { return f.at(t, t.TempDir()) }
 
 func (f folders) at(t testing.TB, dir string) kernel.Driver {
-	d, err := sqlite.Open(t.Context(), dir, sqlite.Options{Ballast: -1})
+	d, err := sqlite.Open(t.Context(), dir, sqlite.Options{Ballast: -1, Readers: 1})
 	if err != nil {
 		t.Fatal(err)
 	}
