@@ -92,6 +92,7 @@ Start here:
 		c.decideCommand("approve", "approved"), c.decideCommand("reject", "rejected"), c.deadletterCommand(), c.evidenceCommand(),
 		c.verifyCommand(), c.replayCommand(), c.keysCommand(), c.doctorCommand(), c.schemaCommand(), c.versionCommand(),
 	)
+	c.completeRuns(root)
 	return root
 }
 

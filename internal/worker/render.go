@@ -130,6 +130,10 @@ func (a *attempt) unlock() error {
 		names[a.spec.Secrets[env]] = value
 	}
 	a.redactor = redact.New(names)
+	if weak := a.redactor.TooShort(); len(weak) > 0 {
+		return fault.New(fault.Invalid, "secret %s is shorter than %d bytes: it cannot be kept out of the output", weak[0], redact.MinLength).
+			WithHint("use a longer secret; what is this short is guessed anyway")
+	}
 	return nil
 }
 
