@@ -9,6 +9,7 @@ import (
 	"os/signal"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -180,6 +181,9 @@ func (c *cli) drive(ctx context.Context, f *app.Folder, run work.Run, r *runFlag
 	return c.conclude(ctx, f, w, final, interrupted)
 }
 
+// sameKeystroke is how long a second signal counts as the first: some programs pass one on to the process and to its group.
+const sameKeystroke = 300 * time.Millisecond
+
 // onInterrupt cancels the run at the first Ctrl-C and ends the process at the second; the sandbox dies with it. The returned
 // function stops listening and tells whether there was one.
 func (c *cli) onInterrupt(ctx context.Context, f *app.Folder, run *work.Run) func() bool {
@@ -189,16 +193,20 @@ func (c *cli) onInterrupt(ctx context.Context, f *app.Folder, run *work.Run) fun
 	stop := make(chan struct{})
 	go func() {
 		seen := false
+		var first time.Time
 		for {
 			select {
 			case <-stop:
 				done <- seen
 				return
 			case s := <-signals:
+				if seen && time.Since(first) < sameKeystroke {
+					continue
+				}
 				if seen {
 					os.Exit(fault.ExitInterrupted)
 				}
-				seen = true
+				seen, first = true, time.Now()
 				c.say("\n%s: cancelling %s; once more kills it", s, run.Name)
 				err := f.Control.Control(ctx, run.Tenant, run.ID, "cancel", work.Actor{Name: c.person(), Reason: "interrupted from the keyboard"})
 				if err != nil {
