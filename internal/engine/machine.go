@@ -56,7 +56,8 @@ func (m *machine) stopping(id work.StepID) bool {
 		return true
 	}
 	for p := m.g.Parent(id); p != ""; p = m.g.Parent(p) {
-		if row := m.v.Step(p); row != nil && row.Stopping {
+		// A block that has ended opens nothing either: the end of a sibling may still be on its way to its neighbours.
+		if row := m.v.Step(p); row != nil && (row.Stopping || row.State.Terminal()) {
 			return true
 		}
 	}

@@ -129,8 +129,13 @@ func (m *machine) inputs(id work.StepID) (map[string]any, error) {
 		}
 		scope = owner.Scope()
 	}
-	out := make(map[string]any, len(m.g.Plan.Inputs))
-	for _, in := range m.g.Plan.Inputs {
+	return InputValues(m.g.Plan)
+}
+
+// InputValues returns the inputs of a plan as expressions see them. Secrets have no value.
+func InputValues(p *work.Plan) (map[string]any, error) {
+	out := make(map[string]any, len(p.Inputs))
+	for _, in := range p.Inputs {
 		if in.Secret != "" {
 			continue
 		}

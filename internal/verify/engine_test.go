@@ -160,7 +160,7 @@ func (d *driver) decide(id work.StepID, row *work.Step) {
 
 // Whatever plan and whatever order: the evidence of what the engine did is valid, by rules that the verifier has of its own.
 func TestAnyHistoryOfTheEngineIsValid(t *testing.T) {
-	runs := 400
+	runs := 600
 	if testing.Short() {
 		runs = 40
 	}
