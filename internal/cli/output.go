@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -36,6 +37,14 @@ func (c *cli) emit(v any) error {
 		_, err = c.Out.Write(raw)
 		return err
 	}
+	if _, _, people := terminal(c.Out); !people {
+		// One document, one line: what a program reads need not be pretty.
+		var line bytes.Buffer
+		if err := json.Compact(&line, raw); err != nil {
+			return fault.Wrap(fault.Internal, err, "output")
+		}
+		raw = line.Bytes()
+	}
 	_, err = fmt.Fprintf(c.Out, "%s\n", raw)
 	return err
 }
@@ -45,10 +54,8 @@ func (c *cli) show(v any, table func(w io.Writer) error) error {
 	switch c.output {
 	case "json", "yaml":
 		return c.emit(v)
-	case "", "table":
-		return table(c.Out)
 	default:
-		return fault.New(fault.Invalid, "there is no output format %q", c.output).WithHint("use -o json, -o yaml or -o table")
+		return table(c.Out)
 	}
 }
 
@@ -85,9 +92,13 @@ func (c *cli) reportOne(err error, e *fault.Error) {
 		e = &fault.Error{Code: fault.Internal}
 	}
 	if c.machine() {
-		raw, _ := json.Marshal(map[string]any{"error": map[string]any{ // a map of strings and a number cannot fail
+		doc := map[string]any{
 			"code": fault.CodeOf(err), "message": err.Error(), "where": e.Where, "hint": e.Hint, "exitCode": fault.Exit(err),
-		}})
+		}
+		if problems := problemsOf(err); len(problems) > 1 {
+			doc["problems"] = problems
+		}
+		raw, _ := json.Marshal(map[string]any{"error": doc}) // strings and a number cannot fail
 		fmt.Fprintf(c.Err, "%s\n", raw)
 		return
 	}
@@ -101,6 +112,31 @@ func (c *cli) reportOne(err error, e *fault.Error) {
 	if e.Hint != "" {
 		fmt.Fprintf(c.Err, "  hint: %s\n", e.Hint)
 	}
+}
+
+// Problem is one mistake in a pack.
+type Problem struct {
+	Message string `json:"message"`
+	Where   string `json:"where,omitempty"`
+	Hint    string `json:"hint,omitempty"`
+}
+
+// problemsOf lists what is wrong with a pack, one by one.
+func problemsOf(err error) []Problem {
+	var all manifest.Problems
+	var one *fault.Error
+	switch {
+	case errors.As(err, &all):
+	case errors.As(err, &one):
+		all = manifest.Problems{one}
+	default:
+		return []Problem{{Message: err.Error()}}
+	}
+	out := make([]Problem, len(all))
+	for i, p := range all {
+		out[i] = Problem{Message: p.Message, Where: p.Where, Hint: p.Hint}
+	}
+	return out
 }
 
 func indent(s, by string) string {
