@@ -81,20 +81,14 @@ func (c *cli) decide(ctx context.Context, name, decision string, a *answerFlags)
 			return err
 		}
 		c.say("%s %s by %s; the run goes on where it is being worked on", gate, decision, key.Name())
-		return nil
+		return c.emitNow(ctx, f, run)
 	}
 	if _, err := f.Control.Decide(ctx, f.Tenant, envelope); err != nil {
 		return err
 	}
 	c.say("%s %s by %s", gate, decision, key.Name())
 	if a.leave {
-		if !c.machine() {
-			return nil
-		}
-		if run, err = f.Store.Run(ctx, f.Tenant, string(run.ID)); err != nil {
-			return err
-		}
-		return c.emit(runResult(&run, nil))
+		return c.emitNow(ctx, f, run)
 	}
 	return c.drive(ctx, f, run, &a.run)
 }
@@ -159,7 +153,7 @@ func (c *cli) whyCommand() *cobra.Command {
 				fmt.Fprintf(out, "%s  %s  %s\n", c.badge(out, w.State), w.Name, reasonText(w.Reason))
 				for _, list := range [][]control.Blocker{w.BlockedBy, w.Failed} {
 					for _, b := range list {
-						fmt.Fprintf(out, "  %s  %s  %s\n", c.badge(out, b.State), b.Step, reasonText(b.Reason))
+						fmt.Fprintf(out, "  %s  %s  %s\n", c.badge(out, b.State), b.Step, ownReason(b.Step, b.Reason))
 						if b.Next != "" {
 							fmt.Fprintf(out, "      %s\n", b.Next)
 						}
@@ -178,7 +172,7 @@ func (c *cli) deadletterCommand() *cobra.Command {
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	cmd.AddCommand(&cobra.Command{
-		Use: "list", Short: "List dead steps that nobody has dealt with", Args: cobra.NoArgs,
+		Use: "list", Short: "List dead steps that nobody has dealt with", Args: atMost(0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			f, err := c.open(cmd.Context(), true)
 			if err != nil {

@@ -28,7 +28,7 @@ type Finding struct {
 
 func (c *cli) doctorCommand() *cobra.Command {
 	cmd := &cobra.Command{
-		Use: "doctor", Short: "Check this machine and the data folder", Args: cobra.NoArgs,
+		Use: "doctor", Short: "Check this machine and the data folder", Args: atMost(0),
 		Long: "Doctor tries what runs will need: the data folder, the speed of its disk, keys, and every layer of the sandbox by using it.",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			o, err := c.folderOptions(true)

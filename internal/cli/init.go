@@ -2,6 +2,7 @@ package cli
 
 import (
 	"embed"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -35,7 +36,7 @@ func templateNames() []string {
 func (c *cli) initCommand() *cobra.Command {
 	var name string
 	cmd := &cobra.Command{
-		Use: "init [FOLDER]", Short: "Write a first pack into a folder", Args: cobra.MaximumNArgs(1),
+		Use: "init [FOLDER]", Short: "Write a first pack into a folder", Args: atMost(1),
 		RunE: func(_ *cobra.Command, args []string) error {
 			dir := "."
 			if len(args) == 1 {
@@ -104,6 +105,9 @@ func (c *cli) schemaCommand() *cobra.Command {
 			if args[0] != "pack" {
 				return fault.New(fault.NotFound, "there is no schema of %q", args[0]).WithHint("orrery schema pack")
 			}
+			if c.output == "yaml" {
+				return c.emit(json.RawMessage(manifest.Schema()))
+			}
 			_, err := c.Out.Write(manifest.Schema())
 			return err
 		},
@@ -115,7 +119,7 @@ var Version = "0.1.0-dev"
 
 func (c *cli) versionCommand() *cobra.Command {
 	return &cobra.Command{
-		Use: "version", Short: "Print the version", Args: cobra.NoArgs,
+		Use: "version", Short: "Print the version", Args: atMost(0),
 		RunE: func(*cobra.Command, []string) error {
 			doc := map[string]string{"version": Version, "go": runtime.Version(), "platform": runtime.GOOS + "/" + runtime.GOARCH}
 			if info, ok := debug.ReadBuildInfo(); ok {

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"encoding/json"
 	"fmt"
 	"io"
 	"os"
@@ -85,7 +86,7 @@ func (c *cli) generateKeyCommand() *cobra.Command {
 
 func (c *cli) listKeysCommand() *cobra.Command {
 	return &cobra.Command{
-		Use: "list", Short: "List the keys that are trusted here", Args: cobra.NoArgs,
+		Use: "list", Short: "List the keys that are trusted here", Args: atMost(0),
 		RunE: func(*cobra.Command, []string) error {
 			ring, err := c.ring()
 			if err != nil {
@@ -130,7 +131,7 @@ func (c *cli) exportKeysCommand() *cobra.Command {
 		Use:   "export [NAME]",
 		Short: "Print public keys as PEM",
 		Long:  "Export prints the public keys that are trusted here, all of them or those of one name or use, as PEM.",
-		Args:  cobra.MaximumNArgs(1),
+		Args:  atMost(1),
 		RunE: func(_ *cobra.Command, args []string) error {
 			ring, err := c.ring()
 			if err != nil {
@@ -195,7 +196,7 @@ func (c *cli) trustKeyCommand() *cobra.Command {
 func (c *cli) trustRootCommand() *cobra.Command {
 	var file string
 	cmd := &cobra.Command{
-		Use: "trust-root", Short: "Write the trust root that verifiers elsewhere pin", Args: cobra.NoArgs,
+		Use: "trust-root", Short: "Write the trust root that verifiers elsewhere pin", Args: atMost(0),
 		RunE: func(*cobra.Command, []string) error {
 			ring, err := c.ring()
 			if err != nil {
@@ -210,10 +211,19 @@ func (c *cli) trustRootCommand() *cobra.Command {
 				return err
 			}
 			if file == "" || file == "-" {
+				if c.output == "yaml" {
+					return c.emit(json.RawMessage(raw))
+				}
 				_, err := fmt.Fprintf(c.Out, "%s\n", raw)
 				return err
 			}
-			return writeWhole(file, append(raw, '\n'))
+			if err := writeWhole(file, append(raw, '\n')); err != nil {
+				return err
+			}
+			return c.show(map[string]any{"file": file, "keys": len(trust.Keys)}, func(out io.Writer) error {
+				_, err := fmt.Fprintln(out, file)
+				return err
+			})
 		},
 	}
 	cmd.Flags().StringVarP(&file, "file", "f", "", "where to write it (default: standard output)")
@@ -247,11 +257,15 @@ func (c *cli) revokeKeyCommand() *cobra.Command {
 			if compromised {
 				reason = keyring.Compromised
 			}
-			if err := ring.Revoke(found[0].ID, keyring.Revocation{At: app.Now(), Reason: reason, Note: note}); err != nil {
+			revocation := keyring.Revocation{At: app.Now(), Reason: reason, Note: note}
+			if err := ring.Revoke(found[0].ID, revocation); err != nil {
 				return err
 			}
-			c.say("%s of %s is revoked: %s", found[0].ID[:16], found[0].Name, reason)
-			return nil
+			found[0].Revoked = &revocation
+			return c.show(found[0], func(out io.Writer) error {
+				_, err := fmt.Fprintf(out, "%s of %s is revoked: %s\n", found[0].ID[:16], found[0].Name, reason)
+				return err
+			})
 		},
 	}
 	cmd.Flags().BoolVar(&compromised, "compromised", false, "somebody else may have the key: what it signed counts only where the time is proved otherwise")

@@ -67,7 +67,7 @@ func readInputs(r *runFlags, into map[string]plan.InputValue) error {
 	for _, text := range r.inputs {
 		name, value, ok := strings.Cut(text, "=")
 		if !ok || name == "" {
-			return fault.New(fault.Invalid, "input %q is not NAME=VALUE", text)
+			return fault.New(fault.Invalid, "input %q is not NAME=VALUE", text).WithHint("for example: --input name=value")
 		}
 		into[name] = plan.InputValue{Text: value}
 	}
@@ -104,23 +104,35 @@ func (c *cli) lintCommand() *cobra.Command {
 			return nil
 		},
 		RunE: func(_ *cobra.Command, args []string) error {
-			var first error
-			for _, path := range args {
+			type verdict struct {
+				File     string    `json:"file"`
+				Valid    bool      `json:"valid"`
+				Problems []Problem `json:"problems,omitempty"`
+			}
+			var last error
+			verdicts := make([]verdict, len(args))
+			for i, path := range args {
 				p, err := pack.Load(path)
 				if err == nil {
 					err = control.Lint(p)
 				}
+				verdicts[i] = verdict{File: path, Valid: err == nil}
 				if err == nil {
 					c.say("%s: fine", path)
 					continue
 				}
-				if first == nil {
-					first = err
-					continue
+				verdicts[i].Problems = problemsOf(err)
+				if last != nil && !c.machine() {
+					c.report(last)
 				}
-				c.report(err)
+				last = err
 			}
-			return first
+			if c.machine() {
+				if err := c.emit(map[string]any{"items": verdicts}); err != nil {
+					return err
+				}
+			}
+			return last
 		},
 	}
 }

@@ -71,10 +71,10 @@ Start here:
   orrery run hello             run it; no server, no account, no network
   orrery runs list             see what ran
   orrery verify RUN            check its evidence`,
-		SilenceErrors: true, SilenceUsage: true,
-		SuggestionsMinimumDistance: 2,
-		Args:                       func(cmd *cobra.Command, args []string) error { return unknown(cmd, args) },
-		RunE:                       func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		Version: Version, SilenceErrors: true, SilenceUsage: true,
+		Args:              func(cmd *cobra.Command, args []string) error { return unknown(cmd, args) },
+		RunE:              func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error { return c.formats(cmd) },
 	}
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return fault.New(fault.Invalid, "%v", err).WithHint("%s --help", cmd.CommandPath())
@@ -96,12 +96,30 @@ Start here:
 	return root
 }
 
+// formats refuses an output that no command has, before anything is done.
+func (c *cli) formats(cmd *cobra.Command) error {
+	switch c.output {
+	case "", "json", "yaml", "table":
+	default:
+		if c.output != "dot" || cmd.Name() != "graph" {
+			return fault.New(fault.Invalid, "there is no output format %q", c.output).WithHint("use -o json, -o yaml or -o table")
+		}
+	}
+	switch c.color {
+	case "auto", "always", "never":
+		return nil
+	default:
+		return fault.New(fault.Invalid, "there is no --color %q", c.color).WithHint("use auto, always or never")
+	}
+}
+
 // unknown says which command was probably meant.
 func unknown(cmd *cobra.Command, args []string) error {
 	if len(args) == 0 {
 		return nil
 	}
 	e := fault.New(fault.Invalid, "unknown command %q for %q", args[0], cmd.CommandPath())
+	cmd.SuggestionsMinimumDistance = 2
 	if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
 		return e.WithHint("did you mean: %s %s", cmd.CommandPath(), near[0])
 	}
@@ -163,11 +181,28 @@ func (c *cli) person() string {
 	return name
 }
 
+func surplus(cmd *cobra.Command, arg string) error {
+	return fault.New(fault.Invalid, "%s does not take %q", cmd.CommandPath(), arg).WithHint("%s --help", cmd.CommandPath())
+}
+
+// atMost refuses more arguments than a command takes.
+func atMost(n int) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if len(args) <= n {
+			return nil
+		}
+		return surplus(cmd, args[n])
+	}
+}
+
 // exactly refuses a wrong number of arguments with a message that says what is missing.
 func exactly(n int, what string) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
 		if len(args) == n {
 			return nil
+		}
+		if len(args) > n {
+			return surplus(cmd, args[n])
 		}
 		return fault.New(fault.Invalid, "%s needs %s", cmd.CommandPath(), what).WithHint("%s --help", cmd.CommandPath())
 	}

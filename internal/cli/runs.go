@@ -32,7 +32,7 @@ func (c *cli) listCommand() *cobra.Command {
 	var packName string
 	var limit int
 	cmd := &cobra.Command{
-		Use: "list", Short: "List runs, newest first", Args: cobra.NoArgs,
+		Use: "list", Short: "List runs, newest first", Args: atMost(0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			f, err := c.open(cmd.Context(), true)
 			if err != nil {
@@ -88,6 +88,14 @@ func (c *cli) showRuns(ctx context.Context, f *app.Folder, runs []work.Run) erro
 		}
 		return columns(out, rows)
 	})
+}
+
+// ownReason leaves out what a line about the step says already.
+func ownReason(id work.StepID, r work.Reason) string {
+	if r.Subject == string(id) {
+		r.Subject = ""
+	}
+	return reasonText(r)
 }
 
 func reasonText(r work.Reason) string {
@@ -236,7 +244,7 @@ func (c *cli) detailTable(out io.Writer, run *work.Run, d RunDetail) error {
 			attempt = fmt.Sprint(s.Attempt)
 		}
 		w := s.State.Word()
-		rows = append(rows, []string{string(s.ID), w.Glyph + " " + w.Word, took, attempt, reasonText(s.Reason)})
+		rows = append(rows, []string{string(s.ID), w.Glyph + " " + w.Word, took, attempt, ownReason(s.ID, s.Reason)})
 	}
 	for _, id := range d.NotBegun {
 		word := work.Pending.Word()
@@ -426,7 +434,7 @@ func (c *cli) controlCommand(verb string) *cobra.Command {
 				return c.driveQuietly(ctx, f, run)
 			}
 			c.say("%s %sd", run.Name, verb)
-			return nil
+			return c.emitNow(ctx, f, run)
 		},
 	}
 	cmd.Flags().StringVar(&reason, "reason", "", "why; it goes into the history")
@@ -466,5 +474,21 @@ func (c *cli) order(ctx context.Context, name, verb, reason string) error {
 		return err
 	}
 	c.say("%s: the process that works on it was told to %s", run.Name, verb)
-	return nil
+	return c.emitNow(ctx, f, run)
+}
+
+// emitNow writes a run as it stands now, when a machine asks.
+func (c *cli) emitNow(ctx context.Context, f *app.Folder, run work.Run) error {
+	if !c.machine() {
+		return nil
+	}
+	run, err := f.Store.Run(ctx, run.Tenant, string(run.ID))
+	if err != nil {
+		return err
+	}
+	gates, err := f.Control.Gates(ctx, run)
+	if err != nil {
+		return err
+	}
+	return c.emit(runResult(&run, gates))
 }
