@@ -54,15 +54,26 @@ func (r reader) DeadLetters(tenant work.Tenant, limit int) ([]store.DeadLetter, 
 	return out, err
 }
 
-// PutPlan implements kernel.DocumentWriter. A plan may be long and is mostly there already, so that a look comes first.
+// PutPlan implements kernel.DocumentWriter. A plan may be long and is mostly there already, so that a look comes first, and the
+// writer remembers the last one: runs of the same plan come in batches.
 func (t *tx) PutPlan(tenant work.Tenant, hash work.Digest, canonical []byte) error {
-	key := digestOrEmpty(hash)
-	found, err := t.c.one(`SELECT 1 FROM plans WHERE tenant = ?1 AND hash = ?2`, func(values) {}, string(tenant), key)
-	if err != nil || found {
-		return err
+	if t.plan == (planKey{tenant, hash}) {
+		return nil
 	}
-	_, err = t.c.do(`INSERT INTO plans (tenant, hash, body) VALUES (?1, ?2, ?3)`, string(tenant), key, blob(canonical))
+	key := digestOrEmpty(hash)
+	found, err := t.c.one(`SELECT 1 FROM plans WHERE tenant = ? AND hash = ?`, func(values) {}, string(tenant), key)
+	if err == nil && !found {
+		_, err = t.c.do(`INSERT INTO plans (tenant, hash, body) VALUES (?, ?, ?)`, string(tenant), key, blob(canonical))
+	}
+	if err == nil {
+		t.plan = planKey{tenant, hash}
+	}
 	return err
+}
+
+type planKey struct {
+	tenant work.Tenant
+	hash   work.Digest
 }
 
 // blob keeps an empty document apart from one that is missing.

@@ -238,6 +238,7 @@ func (d *Driver) update(fn func(kernel.Tx) error) error {
 	defer func() {
 		if !committed { // also when fn panics
 			clear(d.tx.written)
+			d.tx.plan = planKey{}
 			_, _ = d.writer.do(`ROLLBACK`) // fails when SQLite has rolled back already
 		}
 	}()
@@ -340,8 +341,9 @@ type reader struct{ c *conn }
 type tx struct {
 	reader
 	written written
-	args    []any  // used again by every statement with many
-	body    []byte // likewise for chunks
+	plan    planKey // the last one that was put, and so is in the store
+	args    []any   // used again by every statement with many
+	body    []byte  // likewise for chunks
 }
 
 var _ kernel.Tx = (*tx)(nil)

@@ -164,8 +164,8 @@ func (r reader) FindRuns(tenant work.Tenant, q store.RunQuery) ([]work.Run, erro
 	return r.runs(query, tenant, append(args, all(q.Limit))...)
 }
 
-// PutRun implements kernel.RowWriter. What a run is created with is written once; the end is written by a statement of its own, so
-// that a transition on the way there touches no index.
+// PutRun implements kernel.RowWriter. What a run is created with is written once. The end, and that somebody has seen it, are written
+// by statements of their own, so that a transition on the way there touches no index.
 func (t *tx) PutRun(row *work.Run) error {
 	doc := runDoc{row.Reason, row.Paused, row.Cancel, row.Stopping, row.Outcome, row.Acknowledged}
 	text := ""
@@ -175,53 +175,59 @@ func (t *tx) PutRun(row *work.Run) error {
 			return err
 		}
 	}
+	seen := row.State.Terminal() && row.Acknowledged
+	open := any(int64(1))
+	if seen {
+		open = nil
+	}
 	t.args = append(t.args[:0],
-		orNull(int64(row.Ended)), textOrNull(row.Outputs), orNull(openMark(row)),
+		open, orNull(int64(row.Ended)), textOrNull(row.Outputs),
 		string(row.State), string(row.Phase), orNull(int64(row.Started)), int64(row.Updated), orNull(int64(row.Due)),
 		row.Seq, digestValue(row.Head), row.LogSeq,
 		int64(row.Next), int64(row.Left), int64(row.Active), int64(row.Slots), int64(row.Held), text,
 		string(row.Tenant), string(row.ID), row.Name, int64(row.Created),
 	)
-	var changed int64
-	var err error
-	if row.State.Terminal() || row.Ended != 0 || row.Outputs != nil {
-		changed, err = t.c.do(endRun, t.args...)
-	} else {
-		changed, err = t.c.do(moveRun, t.args[3:]...)
+	// A row whose first transition is its last so far is most likely new. A wrong guess costs a statement.
+	for _, insert := range [2]bool{row.Updated == row.Created, row.Updated != row.Created} {
+		var changed int64
+		var err error
+		switch {
+		case insert:
+			changed, err = t.insertRun(row)
+		case seen:
+			changed, err = t.c.do(seeRun, t.args[:21]...)
+		case row.State.Terminal() || row.Ended != 0 || row.Outputs != nil:
+			changed, err = t.c.do(endRun, t.args[1:21]...)
+		default:
+			changed, err = t.c.do(moveRun, t.args[3:21]...)
+		}
+		if err != nil || changed > 0 {
+			return err
+		}
 	}
-	if err != nil || changed > 0 {
-		return err
-	}
-	return t.insertRun(row)
+	return fault.New(fault.Conflict, "run %s cannot change its name or time of creation, nor that it has ended", row.ID)
 }
 
 const (
 	moved = `state = ?, phase = ?, started = ?, updated = ?, due = ?, seq = ?, head = ?, log_seq = ?,
 		next_root = ?, left_over = ?, active = ?, slots = ?, held = ?, doc = ? WHERE tenant = ? AND id = ? AND name = ? AND created = ?`
-	endRun  = `UPDATE runs SET ended = ?, outputs = ?, open = ?, ` + moved
+	seeRun  = `UPDATE runs SET open = ?, ended = ?, outputs = ?, ` + moved
+	endRun  = `UPDATE runs SET ended = ?, outputs = ?, ` + moved + ` AND open = 1`
 	moveRun = `UPDATE runs SET ` + moved + ` AND ended IS NULL AND outputs IS NULL AND open = 1`
 )
 
-// insertRun creates the row, with the arguments of the update that did not find it in t.args.
-func (t *tx) insertRun(row *work.Run) error {
+// insertRun creates the row unless it is there, with what PutRun has put into t.args.
+func (t *tx) insertRun(row *work.Run) (int64, error) {
 	fixed, err := marshal(&identity{
 		row.Pack.Version, row.Pack.Digest, row.Submitter, row.SubmitterKey, row.Note, row.RetryOf, row.TraceParent, row.Labels,
 	})
 	if err != nil {
-		return err
+		return 0, err
 	}
 	t.args = append(t.args,
 		textOrNull(row.RunToken), digestOrEmpty(row.PlanHash), row.Pack.Name, textOrNull(row.ConcurrencyKey), fixed)
-	_, err = t.c.do(`INSERT INTO runs (ended, outputs, open, state, phase, started, updated, due, seq, head, log_seq,
+	return t.c.do(`INSERT INTO runs (open, ended, outputs, state, phase, started, updated, due, seq, head, log_seq,
 		next_root, left_over, active, slots, held, doc, tenant, id, name, created, run_token, plan_hash, pack, concurrency, identity)
-		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`, t.args...)
-	return err
-}
-
-// openMark is 1 for a run that has not ended, or whose end nobody has seen.
-func openMark(row *work.Run) int64 {
-	if row.State.Terminal() && row.Acknowledged {
-		return 0
-	}
-	return 1
+		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+		ON CONFLICT (tenant, id) DO NOTHING`, t.args...)
 }

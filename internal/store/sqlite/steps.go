@@ -172,6 +172,9 @@ func (t *tx) PutStep(row *work.Step) error {
 	if err != nil {
 		return err
 	}
+	if text == "{}" {
+		text = ""
+	}
 	items, err := t.keepValue(row, kindItems, row.Items)
 	if err != nil {
 		return err
@@ -180,22 +183,36 @@ func (t *tx) PutStep(row *work.Step) error {
 	if err != nil {
 		return err
 	}
-	_, err = t.c.do(putStep,
-		string(row.Tenant), string(row.Run), string(row.ID), string(row.State), orNull(standing(row)),
-		runner, priority, queued, session, key, orNull(int64(row.Timer)), row.Epoch, int64(row.Attempt),
-		int64(row.Created), orNull(int64(row.Started)), orNull(int64(row.Ended)),
-		textOrNull(row.Outputs), items, inputs, text)
+	stands := standing(row)
+	t.args = append(t.args[:0],
+		string(row.State), row.Epoch, int64(row.Attempt), int64(row.Created), orNull(int64(row.Started)), orNull(int64(row.Ended)),
+		textOrNull(row.Outputs), items, inputs, text,
+		string(row.Tenant), string(row.Run), string(row.ID),
+		orNull(stands), runner, priority, queued, session, key, orNull(int64(row.Timer)),
+	)
+	// An attempt that begins and a container whose child has ended stay where they are in every index.
+	if stands == standsLive && (row.Done > 0 || row.Lease != nil && row.Lease.Acked != 0) {
+		if changed, err := t.c.do(moveStep, t.args...); err != nil || changed > 0 {
+			return err
+		}
+	}
+	_, err = t.c.do(putStep, t.args...)
 	return err
 }
 
-const putStep = `INSERT INTO steps (tenant, run, id, state, standing, runner, priority, queued, session, lease_key, timer, epoch, attempt,
-	created, started, ended, outputs, items, inputs, doc)
-	VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
-	ON CONFLICT (tenant, run, id) DO UPDATE SET state = excluded.state, standing = excluded.standing,
-	runner = excluded.runner, priority = excluded.priority, queued = excluded.queued, session = excluded.session,
-	lease_key = excluded.lease_key, timer = excluded.timer, epoch = excluded.epoch, attempt = excluded.attempt,
-	created = excluded.created, started = excluded.started, ended = excluded.ended, outputs = excluded.outputs,
-	items = excluded.items, inputs = excluded.inputs, doc = excluded.doc`
+const (
+	moveStep = `UPDATE steps SET state = ?, epoch = ?, attempt = ?, created = ?, started = ?, ended = ?, outputs = ?, items = ?, inputs = ?,
+		doc = ? WHERE tenant = ? AND run = ? AND id = ? AND standing IS ? AND runner IS ? AND priority IS ? AND queued IS ?
+		AND session IS ? AND lease_key IS ? AND timer IS ?`
+	putStep = `INSERT INTO steps (state, epoch, attempt, created, started, ended, outputs, items, inputs, doc, tenant, run, id,
+		standing, runner, priority, queued, session, lease_key, timer)
+		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+		ON CONFLICT (tenant, run, id) DO UPDATE SET state = excluded.state, epoch = excluded.epoch, attempt = excluded.attempt,
+		created = excluded.created, started = excluded.started, ended = excluded.ended, outputs = excluded.outputs,
+		items = excluded.items, inputs = excluded.inputs, doc = excluded.doc, standing = excluded.standing, runner = excluded.runner,
+		priority = excluded.priority, queued = excluded.queued, session = excluded.session, lease_key = excluded.lease_key,
+		timer = excluded.timer`
+)
 
 // LiveSteps implements kernel.StepReader.
 func (r reader) LiveSteps(tenant work.Tenant, run work.RunID) ([]work.StepID, error) {
