@@ -16,7 +16,8 @@ keyid=$(openssl pkey -pubin -in "$2" -outform DER | sha256sum | cut -d' ' -f1)
 {
 	printf '{"mediaType":"application/vnd.dev.sigstore.bundle.v0.3+json",'
 	printf '"verificationMaterial":{"publicKey":{"hint":"%s"}},"dsseEnvelope":' "$keyid"
-	cat "$work/envelope.json"
+	# The key id is a hint of the envelope that nothing signs; cosign takes only its own form of it, or none.
+	sed 's/"keyid":"[0-9a-f]*",//' "$work/envelope.json"
 	printf '}'
 } > "$work/provenance.sigstore.json"
 
