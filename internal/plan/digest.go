@@ -2,6 +2,7 @@ package plan
 
 import (
 	"maps"
+	"path"
 	"slices"
 	"strings"
 
@@ -47,8 +48,9 @@ type stepDocument struct {
 
 // StepDigests returns the digest of every step: over the step itself, the values of the inputs it looks at, the files of
 // the pack if it runs a program, and the digests of what it needs and of what it is inside of. So a step has the same
-// digest in two plans exactly when everything that could decide its result is the same in both. What a container
-// contains does not count for the container: it decides what comes after, so it counts there.
+// digest in two plans when everything that decides its result is the same in both. Manifests do not count as files: what
+// they say is in the steps. What a container contains does not count for the container: it decides what comes after, so it
+// counts there.
 func StepDigests(p *work.Plan) (map[work.StepID]work.Digest, error) {
 	d := digester{plan: p, own: make(map[work.StepID]work.Digest, len(p.Steps)), full: make(map[work.StepID]work.Digest, len(p.Steps))}
 	if err := d.index(); err != nil {
@@ -102,10 +104,16 @@ func (d *digester) index() error {
 	for _, in := range d.plan.Inputs {
 		d.inputs[in.Name] = in
 	}
-	if len(d.plan.Files) == 0 {
+	files := make([]work.File, 0, len(d.plan.Files))
+	for _, f := range d.plan.Files {
+		if path.Base(f.Path) != ManifestFile {
+			files = append(files, f)
+		}
+	}
+	if len(files) == 0 {
 		return nil
 	}
-	raw, err := canonical.MarshalUpTo(d.plan.Files, MaxBytes)
+	raw, err := canonical.MarshalUpTo(files, MaxBytes)
 	d.files = canonical.Digest(raw)
 	return err
 }

@@ -8,6 +8,9 @@ import (
 	"orrery.example/orrery/internal/fault"
 )
 
+// ManifestFile is what the manifest of a folder is called.
+const ManifestFile = "pack.yaml"
+
 // IgnoreFile is the file in a pack's folder that says which files do not travel with it.
 const IgnoreFile = ".packignore"
 

@@ -1,8 +1,9 @@
 // Package plan turns a manifest and its inputs into the plan: an ordered graph that is hashed, approved and executed as it is.
 //
 // A plan says everything that decides what happens: sub-packs are in place, defaults are written out, inputs have their
-// values. It says nothing that does not: no display text, no formatting, no order of keys. So two plans have one hash
-// exactly when they mean the same. A secret is in it as the reference where a worker finds it, never as a value.
+// values, files have their digests. Its steps say nothing that does not: no display text, no formatting, no order of keys.
+// The digest of the pack is part of the plan, so the hash also stands for the text that the plan was made of. A secret is
+// in it as the reference where a worker finds it, never as a value.
 package plan
 
 import (

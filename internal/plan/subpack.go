@@ -71,7 +71,7 @@ func (b *builder) find(name string) (string, []byte, error) {
 		return "", nil, fault.New(fault.NotFound, "the pack has no folder")
 	}
 	if info, err := fs.Stat(b.source.FS, name); err == nil && info.IsDir() {
-		name = path.Join(name, "pack.yaml")
+		name = path.Join(name, ManifestFile)
 	}
 	data, err := fs.ReadFile(b.source.FS, name)
 	if err != nil {
