@@ -178,6 +178,11 @@ type ExchangeRequest struct {
 	Labels  map[string]string
 	MinTier int // the strongest tier it can enforce
 	Max     int
+
+	// Resync is set when the reply to an earlier request got lost, and with it perhaps grants: leases of the session that are
+	// not in Holding are given back, without a charge, to be granted again.
+	Resync  bool
+	Holding []AckCommand
 }
 
 // ReportCommand is the end of an attempt.
@@ -227,7 +232,11 @@ type LinesCommand struct {
 	Run    work.RunID
 	Step   work.StepID
 	Token  work.Token
-	Lines  []work.LogLine
+
+	// From is the number of the first line within its attempt, from 1. Lines that are there already are passed over, so that a
+	// command may be sent again; a gap is fault.Conflict. With 0 the lines are appended whatever is there.
+	From  int64
+	Lines []work.LogLine
 }
 
 // RunQuery selects runs. Zero fields select all.

@@ -127,6 +127,8 @@ type Lease struct {
 	Deadline    Time   `json:"deadline"` // of the attempt: time limit and grace
 	Concurrency string `json:"concurrency,omitempty"`
 	Cancel      bool   `json:"cancel,omitempty"` // the worker is told with its next heartbeat
+	Incarnation int64  `json:"incarnation"`      // under which it was granted; after a restore it is no longer the store's
+	Lines       int64  `json:"lines,omitempty"`  // of output, as far as the worker numbers them
 }
 
 // Token fences one attempt: a write is accepted only while both numbers are current. Incarnation rises with every restore
