@@ -22,7 +22,8 @@ type builder struct {
 	files map[string]work.File
 	nodes []*node // in the order they were met
 	byID  map[work.StepID]*node
-	mark  int // of the last search
+	mark  int               // of the last search
+	known map[[2]*node]bool // that the first ended before the second begins
 }
 
 // node is a step on its way into the plan.
@@ -53,7 +54,7 @@ type place struct {
 func newBuilder(src Source) *builder {
 	m := src.Manifest
 	files := sortedFiles(src.Files)
-	b := &builder{source: src, display: map[work.StepID]Text{}, files: make(map[string]work.File, len(files))}
+	b := &builder{source: src, display: map[work.StepID]Text{}, known: map[[2]*node]bool{}, files: make(map[string]work.File, len(files))}
 	b.plan = &work.Plan{
 		Version: work.PlanVersion, Pack: work.PackRef{Name: m.Name, Version: m.Version, Digest: src.Digest},
 		MaxParallel: m.MaxParallel, ContinueOnError: m.ContinueOnError, TimeoutMs: m.TimeoutMs, Concurrency: m.Concurrency, Sealed: m.Sealed,

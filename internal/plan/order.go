@@ -129,17 +129,16 @@ func stuck(n *node) *node {
 }
 
 // endsBefore reports whether target, a step beside n, certainly ended before n begins: n needs it, perhaps through others.
+// What was found out is remembered, so that a long list whose steps all look at the first one is walked once.
 func (b *builder) endsBefore(n, target *node, budget *int) bool {
-	if slices.Contains(n.needs, target) {
-		return true
-	}
 	b.mark++
 	stack := []*node{n}
 	for len(stack) > 0 {
 		at := stack[len(stack)-1]
 		stack = stack[:len(stack)-1]
 		for _, need := range at.needs {
-			if need == target {
+			if need == target || b.known[[2]*node{target, need}] {
+				b.known[[2]*node{target, n}] = true
 				return true
 			}
 			if need.seen == b.mark || need.rank < target.rank {

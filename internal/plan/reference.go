@@ -6,7 +6,7 @@ import (
 )
 
 // searchBudget bounds how many steps are visited to find out what lies before what. Needs that are named cost nothing.
-const searchBudget = 50_000_000
+const searchBudget = 10_000_000
 
 // references checks everything that looks at another step: it must be one that can be seen from there, it must certainly
 // have ended by then, and it must have what is asked of it.
