@@ -80,7 +80,9 @@ func (a *auditor) step(row *work.Step) {
 	parent := work.StepID("")
 	if spec.Parent != "" {
 		parent = spec.Parent.Instantiate(row.ID.Indices())
-		if p := a.rows[parent]; p == nil || p.State == work.Pending {
+		if p := a.rows[parent]; row.State == work.Pending {
+			// carried over, and its turn has not come
+		} else if p == nil || p.State == work.Pending {
 			a.report("step %q is %s, but the block %q around it has not started", row.ID, row.State, parent)
 		} else if live(row.State) && p.State != work.Running {
 			a.report("step %q is %s, but the block %q around it is %s", row.ID, row.State, parent, p.State)
