@@ -30,11 +30,13 @@ type stepDoc struct {
 }
 
 type leaseDoc struct {
-	Worker   string `json:"worker"`
-	Granted  int64  `json:"granted"`
-	Acked    int64  `json:"acked,omitempty"`
-	Deadline int64  `json:"deadline"`
-	Cancel   bool   `json:"cancel,omitempty"`
+	Worker      string `json:"worker"`
+	Granted     int64  `json:"granted"`
+	Acked       int64  `json:"acked,omitempty"`
+	Deadline    int64  `json:"deadline"`
+	Cancel      bool   `json:"cancel,omitempty"`
+	Incarnation int64  `json:"incarnation"`
+	Lines       int64  `json:"lines,omitempty"`
 }
 
 // decisionDoc keeps the signed statement as a text: as JSON inside of JSON it would not come back byte for byte.
@@ -70,6 +72,7 @@ func scanStep(tenant work.Tenant, run work.RunID, v values) (*work.Step, error) 
 		row.Lease = &work.Lease{
 			Session: v.text(5), Worker: l.Worker, Granted: work.Time(l.Granted), Acked: work.Time(l.Acked),
 			Deadline: work.Time(l.Deadline), Concurrency: v.text(6), Cancel: l.Cancel,
+			Incarnation: l.Incarnation, Lines: l.Lines,
 		}
 	}
 	for _, d := range doc.Decisions {
@@ -163,7 +166,7 @@ func (t *tx) PutStep(row *work.Step) error {
 	}
 	if l := row.Lease; l != nil {
 		session, key = l.Session, textOrNull(l.Concurrency)
-		doc.Lease = &leaseDoc{l.Worker, int64(l.Granted), int64(l.Acked), int64(l.Deadline), l.Cancel}
+		doc.Lease = &leaseDoc{l.Worker, int64(l.Granted), int64(l.Acked), int64(l.Deadline), l.Cancel, l.Incarnation, l.Lines}
 	}
 	for _, d := range row.Decisions {
 		doc.Decisions = append(doc.Decisions, decisionDoc{d, string(d.Statement)})

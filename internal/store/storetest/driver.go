@@ -25,6 +25,7 @@ func RunDriver(t *testing.T, open func(testing.TB) kernel.Driver, reopen func(te
 	t.Run("ReadsSeeWrites", func(t *testing.T) { readsSeeWrites(t, open(t)) })
 	t.Run("Rows are the caller's", func(t *testing.T) { rowsBelongToTheCaller(t, open(t)) })
 	t.Run("Uniqueness", func(t *testing.T) { uniqueness(t, open(t)) })
+	t.Run("EveryField", func(t *testing.T) { everyField(t, open(t)) })
 	t.Run("LongValues", func(t *testing.T) { longValues(t, open(t)) })
 	t.Run("LongHistory", func(t *testing.T) { longHistory(t, open(t)) })
 	t.Run("Log", func(t *testing.T) { growLog(t, open(t)) })
