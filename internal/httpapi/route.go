@@ -1,4 +1,9 @@
 // Package httpapi serves the HTTP API: it decodes, authenticates, authorises, calls a service, and encodes.
+//
+// Everything that is the same for all operations is here, in the order in which a request meets it: its trace, its route, who
+// asks, how often, in which tenant, with which right, how much, and whether it was asked before. The operations themselves are
+// routes of other packages (rest, workerapi, live), and one table of them is what the server dispatches by and what the OpenAPI
+// document says.
 package httpapi
 
 import (
@@ -8,33 +13,47 @@ import (
 	"orrery.example/orrery/internal/work"
 )
 
-// Route is one operation: what the server dispatches and what the OpenAPI document says come from this one table.
+// Route is one operation. An operation that changes something (any method but GET and HEAD) takes an Idempotency-Key and leaves an
+// entry in the audit stream of its tenant, unless it is Plain.
 type Route struct {
-	Method    string
-	Path      string // with {name} for parameters, as net/http has it
-	Name      string // operationId
-	Tag       string
-	Summary   string
-	Scope     access.Scope // "" with Public for nobody in particular
-	Public    bool         // answers without a token
+	Method  string
+	Path    string // with {name} for parameters, as net/http has it
+	Name    string // operationId; also the action in the audit stream
+	Tag     string
+	Summary string
+
+	Scope    access.Scope // the right it needs; "" when any known caller may ask
+	Public   bool         // answers without a token and without a tenant
+	NoTenant bool         // the tenant header is optional: the operation is about the caller or the installation
+	Plain    bool         // a protocol with its own idempotency and no action of a person: neither Idempotency-Key nor audit entry
+
 	Query     []Param
+	Headers   []Param
 	Body      any    // a zero value of what is read, nil for none
+	BodyType  string // media type of a body that is not JSON; Body is nil then
+	Limit     int64  // bytes of the body at most, 0 for 1 MiB
 	Reply     any    // a zero value of what is written, nil for none
 	Status    int    // of success; 0 means 200
-	Stream    string // media type of a stream instead of Reply, "" for none
+	Stream    string // media types of an answer that is not JSON, separated by commas, "" for none
 	Successor string // path of the route that replaces this one: answers carry Deprecation and Link headers
-	Handle    func(w http.ResponseWriter, r *http.Request, c *Call) error
+
+	// Handle answers. An error that it returns becomes the error envelope with the status of its fault code; then it must not have written.
+	Handle func(w http.ResponseWriter, r *http.Request, c *Call) error
 }
 
-// Param is one query parameter.
+// Param is one parameter in the query or a header. Type is string, integer, boolean or "array" of strings (given several times).
 type Param struct {
 	Name, Type, Summary string
 	Example             string
+	Required            bool
 }
 
 // Call is a request after its caller is known and allowed.
 type Call struct {
-	Principal access.Principal
-	Tenant    work.Tenant
-	RequestID string
+	Principal   access.Principal
+	Tenant      work.Tenant
+	Project     string
+	RequestID   string // the trace id
+	TraceParent string // W3C trace context of the caller, or one that begins here
+	Key         string // Idempotency-Key, "" for none
 }

@@ -1,0 +1,98 @@
+package httpapi
+
+import (
+	"crypto/rand"
+	"encoding/hex"
+	"net/http"
+	"regexp"
+	"strings"
+	"unicode/utf8"
+
+	"orrery.example/orrery/internal/fault"
+	"orrery.example/orrery/internal/work"
+)
+
+// TenantHeader names the tenant that a request acts in.
+const TenantHeader = "X-Orrery-Tenant"
+
+// tenantHeaders are the spellings that are understood.
+func tenantHeaders() []string {
+	return []string{TenantHeader, "X-Stella-Tenant", "X-StellaOps-Tenant", "X-Tenant-Id"}
+}
+
+// tenantOf reads the tenant, "" when none is named. Error: fault.Invalid for two that disagree.
+func tenantOf(h http.Header) (work.Tenant, error) {
+	found := ""
+	for _, name := range tenantHeaders() {
+		for _, v := range h.Values(name) {
+			if v = strings.TrimSpace(v); v == "" {
+				continue
+			}
+			if found != "" && found != v {
+				return "", fault.New(fault.Invalid, "the request names two tenants").WithHint("send %s only, and once", TenantHeader)
+			}
+			found = v
+		}
+	}
+	return work.Tenant(found), nil
+}
+
+// Bounds of what is written into the audit stream.
+const (
+	maxReason = 256
+	maxTicket = 128
+)
+
+// reasonOf reads why somebody does something, in either spelling.
+func reasonOf(h http.Header) (reason, ticket string, err error) {
+	reason = firstHeader(h, "X-Orrery-Reason", "X-Stella-Operator-Reason", "X-Stella-Reason")
+	ticket = firstHeader(h, "X-Orrery-Ticket", "X-Stella-Operator-Ticket", "X-Stella-Ticket")
+	if len(reason) > maxReason || len(ticket) > maxTicket || !utf8.ValidString(reason) || !utf8.ValidString(ticket) {
+		return "", "", fault.New(fault.Invalid, "a reason has at most %d bytes of UTF-8 and a ticket %d", maxReason, maxTicket)
+	}
+	return reason, ticket, nil
+}
+
+func firstHeader(h http.Header, names ...string) string {
+	for _, name := range names {
+		if v := strings.TrimSpace(h.Get(name)); v != "" {
+			return v
+		}
+	}
+	return ""
+}
+
+// bearer returns the token of a request. Error: fault.Unauthenticated.
+func bearer(r *http.Request) (string, error) {
+	kind, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
+	token = strings.TrimSpace(token)
+	if !strings.EqualFold(kind, "Bearer") || token == "" {
+		return "", fault.New(fault.Unauthenticated, "the request brings no token").WithHint("send the header Authorization: Bearer orr_…")
+	}
+	return token, nil
+}
+
+var traceParent = regexp.MustCompile(`^00-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}$`)
+
+// traceOf returns the trace context of a request, or begins one, with its trace id.
+func traceOf(r *http.Request) (parent, id string) {
+	given := r.Header.Get("Traceparent")
+	if m := traceParent.FindStringSubmatch(given); m != nil && strings.Trim(m[1], "0") != "" && strings.Trim(m[2], "0") != "" {
+		return given, m[1]
+	}
+	var b [24]byte
+	_, _ = rand.Read(b[:]) // never fails, by its documentation
+	id = hex.EncodeToString(b[:16])
+	return "00-" + id + "-" + hex.EncodeToString(b[16:]) + "-01", id
+}
+
+// deprecated is since when superseded routes are, as RFC 9745 writes it (2026-11-01).
+const deprecated = "@1793491200"
+
+// supersede tells clients of an old route where to go.
+func supersede(h http.Header, route *Route) {
+	if route.Successor != "" {
+		h.Set("Deprecation", deprecated)
+		h.Set("Link", "<"+route.Successor+`>; rel="successor-version"`)
+	}
+}

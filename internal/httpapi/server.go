@@ -1,0 +1,221 @@
+package httpapi
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net/http"
+	"path"
+	"runtime/debug"
+	"slices"
+	"strings"
+
+	"orrery.example/orrery/internal/access"
+	"orrery.example/orrery/internal/fault"
+	"orrery.example/orrery/internal/work"
+)
+
+// Identifier finds out who holds a token.
+type Identifier interface {
+	// Principal returns who a token stands for. Error: fault.Unauthenticated for a token that is unknown, expired or revoked.
+	Principal(ctx context.Context, token string) (access.Principal, error)
+}
+
+// Config is what a server needs.
+type Config struct {
+	Routes   []Route
+	Identity Identifier
+	Tenant   func(ctx context.Context, tenant work.Tenant) error // nil for a tenant that exists, else fault.NotFound
+	Version  string
+	Log      *slog.Logger
+}
+
+// Server dispatches requests to routes. It is safe for concurrent use.
+type Server struct {
+	Config
+	mux    *http.ServeMux
+	routes map[string]*Route // by pattern
+}
+
+// New returns a server over the routes of the configuration. Error: fault.Internal for two routes in each other's way.
+func New(c Config) (s *Server, err error) {
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	s = &Server{Config: c, mux: http.NewServeMux(), routes: map[string]*Route{}}
+	defer func() {
+		if p := recover(); p != nil { // how net/http reports patterns that conflict
+			err = fault.New(fault.Internal, "routes: %v", p)
+		}
+	}()
+	for i := range c.Routes {
+		r := &c.Routes[i]
+		pattern := r.Method + " " + r.Path
+		s.routes[pattern] = r
+		s.mux.HandleFunc(pattern, func(w http.ResponseWriter, req *http.Request) { s.answer(w, req, r) })
+	}
+	return s, nil
+}
+
+// ServeHTTP implements http.Handler.
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	_, pattern := s.mux.Handler(r)
+	escaped := r.URL.EscapedPath()
+	if s.routes[pattern] == nil || path.Clean(escaped) != escaped { // net/http would redirect
+		s.answer(w, r, nil)
+		return
+	}
+	s.mux.ServeHTTP(w, r)
+}
+
+// answer takes a request through everything that all operations share; the route is nil when there is none.
+func (s *Server) answer(w http.ResponseWriter, r *http.Request, route *Route) {
+	c := &Call{}
+	c.TraceParent, c.RequestID = traceOf(r)
+	h := w.Header()
+	h.Set("X-Request-Id", c.RequestID)
+	h.Set("X-Orrery-Version", s.Version)
+	h.Set("X-Api-Version", "v1")
+	h.Set("X-Content-Type-Options", "nosniff")
+	h.Set("Cache-Control", "no-store")
+	t := &tracked{ResponseWriter: w}
+	defer func() {
+		p := recover()
+		if p == nil {
+			return
+		}
+		if p == http.ErrAbortHandler {
+			panic(p)
+		}
+		s.Log.Error("a request broke", "trace_id", c.RequestID, "path", r.URL.Path, "panic", p, "stack", string(debug.Stack()))
+		if t.wrote {
+			panic(http.ErrAbortHandler) // the rest of the answer is lost: the client must notice
+		}
+		s.fail(t, c, fault.New(fault.Internal, "it broke"))
+	}()
+	if err := s.serve(t, r, route, c); err != nil {
+		if statusOf(err) >= http.StatusInternalServerError {
+			s.Log.Error("a request failed", "trace_id", c.RequestID, "path", r.URL.Path, "error", err)
+		}
+		if t.wrote {
+			panic(http.ErrAbortHandler)
+		}
+		s.fail(t, c, err)
+	}
+}
+
+func (s *Server) serve(w http.ResponseWriter, r *http.Request, route *Route, c *Call) error {
+	if route == nil {
+		return s.nowhere(r)
+	}
+	supersede(w.Header(), route)
+	if !route.Public {
+		if err := s.admit(r, route, c); err != nil {
+			return err
+		}
+	}
+	limit := route.Limit
+	if limit == 0 {
+		limit = defaultLimit
+	}
+	r.Body = http.MaxBytesReader(w, r.Body, limit)
+	return route.Handle(w, r, c)
+}
+
+const defaultLimit = 1 << 20
+
+// nowhere is the error for a request without an operation.
+func (s *Server) nowhere(r *http.Request) error {
+	if methods := s.methods(r); len(methods) > 0 {
+		e := fault.New(fault.Invalid, "%s is not possible here", r.Method).WithHint("use %s", strings.Join(methods, ", "))
+		return &refusal{http.StatusMethodNotAllowed, e}
+	}
+	return fault.New(fault.NotFound, "there is no operation %s", r.URL.Path)
+}
+
+// methods returns what else could be asked of the path.
+func (s *Server) methods(r *http.Request) []string {
+	var out []string
+	for _, m := range []string{http.MethodGet, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete} {
+		other := r.Clone(r.Context())
+		other.Method = m
+		if _, pattern := s.mux.Handler(other); s.routes[pattern] != nil {
+			out = append(out, m)
+		}
+	}
+	slices.Sort(out)
+	return out
+}
+
+// admit finds out who asks, in which tenant, and whether that is allowed.
+func (s *Server) admit(r *http.Request, route *Route, c *Call) error {
+	token, err := bearer(r)
+	if err != nil {
+		return err
+	}
+	if c.Principal, err = s.Identity.Principal(r.Context(), token); err != nil {
+		return err
+	}
+	if c.Tenant, err = tenantOf(r.Header); err != nil {
+		return err
+	}
+	c.Project = r.Header.Get("X-Orrery-Project")
+	c.Principal.Reason, c.Principal.Ticket, err = reasonOf(r.Header)
+	if err != nil {
+		return err
+	}
+	if c.Tenant == "" {
+		if !route.NoTenant {
+			return fault.New(fault.TenantRequired, "the request names no tenant").WithHint("send the header %s", TenantHeader)
+		}
+		return access.Allow(c.Principal, c.Principal.Tenant, route.Scope)
+	}
+	if err := access.Allow(c.Principal, c.Tenant, route.Scope); err != nil {
+		return err
+	}
+	if err := s.Tenant(r.Context(), c.Tenant); err != nil {
+		return err
+	}
+	if access.NeedsTicket(route.Scope) && (c.Principal.Reason == "" || c.Principal.Ticket == "") {
+		return fault.New(fault.Invalid, "the scope %s is used with a reason and a ticket only", route.Scope).
+			WithHint("send the headers X-Orrery-Reason and X-Orrery-Ticket")
+	}
+	return nil
+}
+
+// fail writes the error envelope.
+func (s *Server) fail(w http.ResponseWriter, c *Call, err error) {
+	status := statusOf(err)
+	switch status {
+	case http.StatusUnauthorized:
+		w.Header().Set("WWW-Authenticate", `Bearer realm="orrery"`)
+	case http.StatusServiceUnavailable, http.StatusTooManyRequests:
+		if w.Header().Get("Retry-After") == "" {
+			w.Header().Set("Retry-After", "1")
+		}
+	}
+	if e := Reply(w, status, envelope(err, c.RequestID)); e != nil {
+		s.Log.Error("an error could not be written", "trace_id", c.RequestID, "error", errors.Join(err, e))
+	}
+}
+
+// tracked knows whether an answer has begun.
+type tracked struct {
+	http.ResponseWriter
+	wrote bool
+}
+
+// WriteHeader implements http.ResponseWriter.
+func (t *tracked) WriteHeader(status int) {
+	t.wrote = true
+	t.ResponseWriter.WriteHeader(status)
+}
+
+// Write implements http.ResponseWriter.
+func (t *tracked) Write(p []byte) (int, error) {
+	t.wrote = true
+	return t.ResponseWriter.Write(p)
+}
+
+// Unwrap lets http.ResponseController reach the connection.
+func (t *tracked) Unwrap() http.ResponseWriter { return t.ResponseWriter }
