@@ -58,6 +58,9 @@ func compile(src string) (*Program, error) {
 	if strings.TrimSpace(src) == "" {
 		return nil, (&Error{Message: "the expression is empty"}).in(src)
 	}
+	if err := dashed(src); err != nil {
+		return nil, err.in(src)
+	}
 	env, err := environment()
 	if err != nil {
 		return nil, fault.New(fault.Internal, "the language of expressions cannot be set up: %w", err)

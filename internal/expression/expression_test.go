@@ -76,6 +76,8 @@ func TestEval(t *testing.T) {
 		`"v1.2".matches("^v[0-9.]+$")`:                                               true,
 		`int("12") + int(3.7) + int(true ? 1 : 0)`:                                   int64(16),
 		`string(1.5) + string(true) + string(2)`:                                     "1.5true2",
+		`"steps.a-b.status" + 'steps.a-b.status' == "x" || inputs.count-1 == 2`:      true,
+		`steps.build.outputs.n-inputs.count`:                                         int64(4),
 		`null`:                                                                       nil,
 		`10u`:                                                                        int64(10),
 		`1 < 2.5`:                                                                    true,
@@ -110,6 +112,7 @@ func TestCompileErrors(t *testing.T) {
 		{"1 +\n  @", "token recognition error", 6},
 		{`a.b{c: 1}`, "cannot make", 3}, {`&&`, "", 0}, {"\"\n\"", "", 0}, {strings.Repeat("(", 5000), "", -1}, {strings.Repeat("1+", 5000) + "1", "", -1},
 		{`'é' + nope(1)`, `no function "nope"`, 6},
+		{`'é' != steps.step-1.status`, `"step-1" has a dash`, 13}, {`steps.a-b-c.outputs.x`, `"a-b-c" has a dash`, 6},
 		{`"a".matches("(")`, "error parsing regexp", -1},
 	} {
 		p, err := expression.Compile(c.src)

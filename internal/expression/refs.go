@@ -4,6 +4,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"unicode/utf8"
 )
 
 // Refs is what an expression looks at. Every list is sorted and without duplicates.
@@ -107,6 +108,32 @@ func simplePath(src string) ([]string, bool) {
 		}
 	}
 	return path, true
+}
+
+var dashedStep = regexp.MustCompile(`(?:^|[^\w.])(steps\.)([A-Za-z_]\w*(?:-\w+)+)(\.(?:outputs|status|results)\b)`)
+
+// dashed notices an id with a dash that is written like one without, which would mean a subtraction from a step.
+func dashed(src string) *Error {
+	masked := []byte(src)
+	for i := 0; i < len(masked); i++ {
+		if masked[i] != '"' && masked[i] != '\'' {
+			continue
+		}
+		end, ok := literalEnd(src, i)
+		if !ok {
+			return nil // the parser says more about it
+		}
+		for ; i < end; i++ {
+			masked[i] = '"'
+		}
+	}
+	m := dashedStep.FindSubmatchIndex(masked)
+	if m == nil {
+		return nil
+	}
+	id := src[m[4]:m[5]]
+	return &Error{Offset: utf8.RuneCountInString(src[:m[4]]), Message: "the id " + quote(id) + " has a dash, which means minus here",
+		Hint: "write steps[" + quote(id) + "]" + src[m[6]:m[7]]}
 }
 
 // reserved reports whether CEL keeps the word for itself.

@@ -75,7 +75,7 @@ func TestBuildErrors(t *testing.T) {
 		{"steps: [{id: a, run: x}, {run: x, when: size(steps.a.results) > 0}]", "1:46", "only a map has results", ""},
 		{"steps: [{id: m, map: {items: [1], step: {run: x}}}, {run: x, when: steps.m.outputs.v == 1}]", "1:68", "no output", "results[0].outputs.v"},
 		{"steps: [{run: x, when: item == 1}]", "1:24", `nothing is called "item"`, "inside of the step of a map only"},
-		{"steps: [{id: a-b, run: x}, {run: x, when: steps.a-b.status == 'x'}]", "1:43", `no step "a"`, ""},
+		{"steps: [{id: a-b, run: x}, {run: x, when: steps.a-b.status == 'x'}]", "1:49", `"a-b" has a dash`, `steps["a-b"].status`},
 		{"steps: [{run: x, when: foo}]", "1:24", `nothing is called "foo"`, "text stands in quotes"},
 		{"steps: [{map: {items: inputs2, step: {run: x}}}]", "1:23", `nothing is called "inputs2"`, `did you mean "inputs"?`},
 		{"steps: [{run: x, artifacts: [{from: b.c, to: d}]}]", "1:37", `no step "b"`, ""},
