@@ -45,7 +45,11 @@ func (b *ballast) fill() (err error) {
 	if allocate(f, b.size) == nil {
 		return nil
 	}
-	_, err = io.CopyN(f, endless{}, b.size)
+	return b.write(f)
+}
+
+func (b *ballast) write(f *os.File) error {
+	_, err := io.CopyN(f, endless{}, b.size)
 	return err
 }
 

@@ -31,39 +31,45 @@ func migrations() ([]string, error) {
 	return texts, nil
 }
 
-// versions returns the version of a store and the one this program brings.
-func versions(c *conn) (has, wants int, texts []string, err error) {
-	if texts, err = migrations(); err != nil {
-		return 0, 0, nil, err
-	}
+// version returns which of the schemas that this program knows a store has.
+func version(c *conn, known int) (has int, err error) {
 	var mark int64
 	if _, err = c.one(`SELECT user_version, application_id FROM pragma_user_version, pragma_application_id`, func(v values) {
 		has, mark = int(v.number(0)), v.number(1)
 	}); err != nil {
-		return 0, 0, nil, err
+		return 0, err
 	}
 	if mark != application && (mark != 0 || has != 0) {
-		return 0, 0, nil, fault.New(fault.Conflict, "%s belongs to another program", fileName)
+		return 0, fault.New(fault.Conflict, "%s belongs to another program", fileName)
 	}
-	if has > len(texts) {
-		return 0, 0, nil, fault.New(fault.Conflict, "the store has schema version %d, this Orrery knows %d at most", has, len(texts)).
+	if has > known {
+		return 0, fault.New(fault.Conflict, "the store has schema version %d, this Orrery knows %d at most", has, known).
 			WithHint("use the Orrery that wrote it, or a newer one")
 	}
-	return has, len(texts), texts, nil
+	return has, nil
 }
 
-// migrate brings a store to the version of this program, one transaction a step.
+// migrate brings a store to the version of this program.
 func migrate(c *conn) error {
-	has, wants, texts, err := versions(c)
+	texts, err := migrations()
 	if err != nil {
 		return err
 	}
-	for version := has; version < wants; version++ {
-		script := fmt.Sprintf("BEGIN IMMEDIATE;\n%s\nPRAGMA user_version = %d;\nPRAGMA application_id = %d;\nCOMMIT;",
-			texts[version], version+1, application)
+	return migrateWith(c, texts)
+}
+
+// migrateWith runs what a store has not had yet, one transaction a step.
+func migrateWith(c *conn, texts []string) error {
+	has, err := version(c, len(texts))
+	if err != nil {
+		return err
+	}
+	for ; has < len(texts); has++ {
+		script := fmt.Sprintf("BEGIN IMMEDIATE;\n%s;\nPRAGMA user_version = %d;\nPRAGMA application_id = %d;\nCOMMIT;",
+			texts[has], has+1, application)
 		if err := c.script(script); err != nil {
 			_ = c.script("ROLLBACK") // there may be nothing to roll back
-			return fault.Wrap(fault.Internal, err, "the store could not be brought to schema version %d", version+1)
+			return fault.Wrap(fault.Internal, err, "the store could not be brought to schema version %d", has+1)
 		}
 	}
 	return nil
@@ -71,9 +77,13 @@ func migrate(c *conn) error {
 
 // checkSchema refuses a store that only a writer could bring up to date.
 func checkSchema(c *conn) error {
-	has, wants, _, err := versions(c)
-	if err == nil && has < wants {
-		return fault.New(fault.Conflict, "the store has schema version %d and needs %d", has, wants).
+	texts, err := migrations()
+	if err != nil {
+		return err
+	}
+	has, err := version(c, len(texts))
+	if err == nil && has < len(texts) {
+		return fault.New(fault.Conflict, "the store has schema version %d and needs %d", has, len(texts)).
 			WithHint("open it once for writing, for example with: orrery doctor")
 	}
 	return err
