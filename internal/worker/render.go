@@ -65,6 +65,7 @@ func (a *attempt) render() error {
 			return fmt.Errorf("with %s: %w", k, err)
 		}
 	}
+	r.secrets = a.rendered.secrets
 	a.rendered = r
 	return nil
 }
