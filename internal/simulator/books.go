@@ -55,6 +55,8 @@ type account struct {
 type holder struct {
 	token   work.Token
 	session string
+	at      work.Time // the true time of the claim
+	began   bool      // the worker heard of it
 }
 
 // marks count what must stay bounded of a step.

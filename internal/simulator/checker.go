@@ -34,14 +34,18 @@ func (c *checker) committed(r *recorder) {
 		case *work.Step:
 			touched[runKey{x.Tenant, x.Run}] = true
 			c.step(x)
-		case store.Session:
-			c.books.sessions[x.ID] = x
-		case endedSession:
-			delete(c.books.sessions, string(x))
 		case newLines:
 			c.lines(&x)
 		case store.DeadLetter:
 			c.books.account(x.Tenant, x.Run).letters[x.Step] = true
+		}
+	}
+	for _, write := range r.writes { // after the events, which are about the sessions that were there before
+		switch x := write.(type) {
+		case store.Session:
+			c.books.sessions[x.ID] = x
+		case endedSession:
+			delete(c.books.sessions, string(x))
 		}
 	}
 	for _, key := range sortedKeys(touched) {
@@ -209,11 +213,16 @@ func (c *checker) leased() int {
 }
 
 // restored says that the store went back to a backup: tokens of before are void.
-func (c *checker) restored(incarnation int64) {
-	if c.w.o.Bug != nil && c.w.o.Bug.SameIncarnation {
-		incarnation = c.incarnation + 1
+func (c *checker) restored(incarnation int64) { c.incarnation = incarnation }
+
+// began notes that a worker heard of its lease and started.
+func (c *checker) began(g *store.Grant) {
+	if a := c.books.run(g.Tenant, g.Run); a != nil {
+		if h, held := a.holders[g.Step]; held && h.token == g.Token {
+			h.began = true
+			a.holders[g.Step] = h
+		}
 	}
-	c.incarnation = incarnation
 }
 
 // allEnded reports whether every acknowledged run has ended.

@@ -29,10 +29,10 @@ func (c *checker) event(e *work.Event) {
 	}
 	switch e.Type {
 	case work.RunCancelAsked:
-		a.cancelled = true
+		a.cancelled, a.paused = true, false
 	case work.RunPaused:
 		a.paused = true
-	case work.RunResumed:
+	case work.RunResumed, work.RunDue:
 		a.paused = false
 	case work.RunEnded:
 		a.overs++
@@ -136,12 +136,12 @@ func (c *checker) claimed(a *account, e *work.Event) {
 	}
 	m.epoch = d.Token.Epoch
 	a.marks[e.Step] = m
-	a.holders[e.Step] = holder{d.Token, d.Session}
+	a.holders[e.Step] = holder{token: d.Token, session: d.Session, at: c.w.now}
 	spec := c.spec(a, e.Step)
 	if a.cancelled && spec != nil && !c.cleanup(a, spec) {
 		c.w.violate("I14: step %s of run %s is claimed after the run was cancelled", e.Step, e.Run)
 	}
-	if a.paused && !a.cancelled {
+	if a.paused {
 		c.w.violate("I14: step %s of run %s is claimed while the run is paused", e.Step, e.Run)
 	}
 }
@@ -164,6 +164,10 @@ func (c *checker) reported(a *account, e *work.Event) {
 	if ok && d.Worker != h.session {
 		c.w.violate("I2: the report on step %s of run %s is by %s, but %s holds it", e.Step, e.Run, d.Worker, h.session)
 	}
+	if ok && d.StartedAt < h.at {
+		c.w.violate("I2: the report on step %s of run %s is of an attempt that began %s before the lease was granted",
+			e.Step, e.Run, h.at.Sub(d.StartedAt))
+	}
 	delete(a.holders, e.Step)
 	if d.State != work.Succeeded && d.State != work.Cancelled {
 		c.failed(a, e)
@@ -183,6 +187,9 @@ func (c *checker) failed(a *account, e *work.Event) {
 	}
 }
 
+// lostTooLong is how long a lease may stay with a living session whose worker never heard of it.
+const lostTooLong = 45 * time.Second
+
 // revoked checks that a lease is not taken away before its time by the store's clock (I3), and that a step takes no more
 // than three workers with it (I9).
 func (c *checker) revoked(a *account, e *work.Event) {
@@ -197,6 +204,9 @@ func (c *checker) revoked(a *account, e *work.Event) {
 	switch session, open := c.books.sessions[h.session]; {
 	case d.Reason.Code == work.EndedByTimeout:
 		c.w.cover["deadlines missed"]++
+		if !h.began && c.w.now.Sub(h.at) > lostTooLong {
+			c.w.violate("I8: step %s of run %s failed by its deadline, but %s never heard of it", e.Step, e.Run, h.session)
+		}
 		row := a.steps[e.Step]
 		if row.Lease != nil && now < row.Lease.Deadline {
 			c.w.violate("I3: step %s of run %s is revoked %s before its deadline", e.Step, e.Run, row.Lease.Deadline.Sub(now))

@@ -17,6 +17,10 @@ const (
 	sessionLength  = 10 * time.Second
 	heartbeatEvery = 3 * time.Second
 	slots          = 3
+
+	// A request that reaches the store twice takes leases twice, and the worker never misses a reply: so it says what it holds
+	// now and then, whether it misses something or not.
+	resyncEvery = 15 * time.Second
 )
 
 // worker is a model of a worker: it has sessions, asks for work, sends lines, reports, and may die or freeze at any moment.
@@ -30,7 +34,8 @@ type worker struct {
 	session  string
 	attempts []*attempt
 	reports  []store.ReportCommand
-	lost     bool // the reply to a request for work never came: there may be leases it does not know of
+	lost     bool      // the reply to a request for work never came: there may be leases it does not know of
+	synced   work.Time // when it last told the store what it holds
 	asking   bool
 }
 
@@ -39,7 +44,6 @@ type attempt struct {
 	grant  store.Grant
 	report work.ReportedData
 	sent   int // lines that were sent or are on their way
-	acked  int // lines whose reply came
 	over   bool
 }
 
@@ -194,7 +198,7 @@ func (wk *worker) exchange() {
 		Session: wk.session, Tenant: wk.tenant, Reports: slices.Clone(wk.reports), Runners: []string{"noop"},
 		Max: max(0, slots-len(wk.attempts)),
 	}
-	if wk.lost {
+	if wk.lost || wk.w.now.Sub(wk.synced) > resyncEvery {
 		req.Resync = true
 		for _, a := range slices.Clone(wk.attempts) {
 			req.Holding = append(req.Holding, store.AckCommand{Tenant: wk.tenant, Run: a.grant.Run, Step: a.grant.Step, Token: a.grant.Token})
@@ -211,8 +215,8 @@ func (wk *worker) exchange() {
 			wk.lost = true
 			return
 		}
-		if r.err == nil && req.Max > 0 {
-			wk.lost = false
+		if r.err == nil && req.Resync {
+			wk.lost, wk.synced = false, wk.w.now
 		}
 		wk.answered(req.Reports, r)
 	})
@@ -248,6 +252,7 @@ func (wk *worker) begin(g *store.Grant) {
 		Token: g.Token, Worker: wk.session, State: work.Succeeded, Reason: work.Reason{Code: work.EndedWell}, StartedAt: w.now,
 	}}
 	wk.attempts = append(wk.attempts, a)
+	w.checker.began(g)
 	w.tell("worker %d begins %s %s #%d %d.%d", wk.index, g.RunName, g.Step, g.Attempt, g.Token.Incarnation, g.Token.Epoch)
 	luck := w.rng.IntN(100)
 	if w.healing {
@@ -306,9 +311,13 @@ func (wk *worker) say(a *attempt, batches int) {
 	var send func()
 	send = func() {
 		wk.call(func(s store.Store) any {
-			return fault.CodeOf(s.AppendLines(context.Background(), []store.LinesCommand{{
+			err := s.AppendLines(context.Background(), []store.LinesCommand{{
 				Tenant: wk.tenant, Run: a.grant.Run, Step: a.grant.Step, Token: a.grant.Token, From: from, Lines: lines,
-			}})[0])
+			}})[0]
+			if err == nil { // from here on they must be kept, whether the reply arrives or not
+				wk.w.checker.books.linesAcked(&a.grant, int(from)+n-1)
+			}
+			return fault.CodeOf(err)
 		}, func(reply any) {
 			switch reply {
 			case nil, fault.Internal:
@@ -317,8 +326,6 @@ func (wk *worker) say(a *attempt, batches int) {
 					send()
 				}
 			case fault.Code(""):
-				a.acked = int(from) + n - 1
-				wk.w.checker.books.linesAcked(&a.grant, a.acked)
 				wk.soon(wk.w.between(time.Millisecond, time.Second), func() { wk.say(a, batches-1) })
 			default:
 				wk.w.cover["stale lines refused"]++
