@@ -23,6 +23,7 @@ type Store interface {
 	Reader
 	History
 	Log
+	Records
 	Close() error
 }
 

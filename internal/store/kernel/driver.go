@@ -39,6 +39,7 @@ type Reader interface {
 	HistoryReader
 	DocumentReader
 	LogReader
+	RecordReader
 }
 
 // Tx finds and changes rows in one transaction. Reads see the writes before them.
@@ -47,6 +48,7 @@ type Tx interface {
 	RowWriter
 	HistoryWriter
 	DocumentWriter
+	RecordWriter
 }
 
 // RunReader finds runs.
@@ -158,4 +160,25 @@ type DocumentWriter interface {
 	PutCached(tenant work.Tenant, key work.Digest, c store.CachedResult) error // the first one stays
 	PutDeadLetter(store.DeadLetter) error
 	ResolveDeadLetters(tenant work.Tenant, run work.RunID, step work.StepID, by work.Actor) error // step "" means all of the run
+}
+
+// RecordReader finds the documents of services.
+//
+// Within Update a record that is read stays as it is until the commit: a driver whose transactions go on side by side locks its row, or
+// the tenant and kind when there is none yet, or runs the transaction again. Version and Expires are plain columns here; the kernel
+// compares versions, and takes what has expired for missing.
+type RecordReader interface {
+	Record(tenant work.Tenant, kind, id string) (*store.Record, error)
+
+	// Records returns those whose id begins with prefix and is greater than after ("" for all), by id, bytewise.
+	Records(tenant work.Tenant, kind, prefix, after string, limit int) ([]store.Record, error)
+}
+
+// RecordWriter saves the documents of services. Doc comes back byte for byte.
+type RecordWriter interface {
+	PutRecord(store.Record) error
+	DeleteRecord(tenant work.Tenant, kind, id string) error // one that is not there is no error
+
+	// PruneRecords deletes at most limit records whose Expires is not zero and at or before now, earliest first, then by tenant, kind and id.
+	PruneRecords(now work.Time, limit int) (int, error)
 }

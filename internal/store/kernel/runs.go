@@ -24,14 +24,23 @@ func (s *Store) Submit(ctx context.Context, batch []store.Submission) []store.Su
 		}
 		prepared[i] = g
 	}
+	made := false
 	err := s.do(ctx, func(u *unit) error {
+		made = false
 		for i := range batch {
 			if prepared[i] != nil {
 				out[i] = u.submit(&batch[i], prepared[i])
+				made = made || out[i].Err == nil && !out[i].Existed
 			}
+		}
+		if made {
+			u.audit(ctx)
 		}
 		return u.err
 	})
+	if err == nil && made {
+		wrote(ctx)
+	}
 	for i := range out {
 		if err != nil {
 			out[i] = store.Submitted{Err: err}
@@ -178,14 +187,21 @@ func (s *Store) Attach(ctx context.Context, tenant work.Tenant, run work.RunID, 
 func (s *Store) each(ctx context.Context, n int, command func(*unit, int) error) []error {
 	errs := make([]error, n)
 	err := s.do(ctx, func(u *unit) error {
+		done := false
 		for i := range errs {
 			errs[i] = command(u, i)
+			done = done || errs[i] == nil
+		}
+		if done {
+			u.audit(ctx)
 		}
 		return u.err
 	})
-	if err != nil {
-		for i := range errs {
+	for i := range errs {
+		if err != nil {
 			errs[i] = err
+		} else if errs[i] == nil {
+			wrote(ctx)
 		}
 	}
 	return errs

@@ -41,6 +41,10 @@ type data struct {
 	letters   map[kernel.StepRef]letter
 	logs      map[work.Tenant]log
 	leaves    map[runKey]leaf
+
+	records   map[recordKey]store.Record
+	recordIDs *ordered[recordKey]
+	expiring  *ordered[expiryOrder]
 }
 
 // Orders of rows.
@@ -95,6 +99,9 @@ func newData() data {
 		letters:     map[kernel.StepRef]letter{},
 		logs:        map[work.Tenant]log{},
 		leaves:      map[runKey]leaf{},
+		records:     map[recordKey]store.Record{},
+		recordIDs:   newOrdered(compareRecords),
+		expiring:    newOrdered(compareExpiry),
 	}
 }
 
@@ -108,6 +115,7 @@ func (d *data) clone() data {
 	c.sessions, c.events, c.lines = maps.Clone(d.sessions), cloneSlices(d.events), cloneSlices(d.lines)
 	c.plans, c.documents, c.cached = maps.Clone(d.plans), maps.Clone(d.documents), maps.Clone(d.cached)
 	c.letters, c.logs, c.leaves = maps.Clone(d.letters), maps.Clone(d.logs), maps.Clone(d.leaves)
+	c.records, c.recordIDs, c.expiring = maps.Clone(d.records), d.recordIDs.clone(), d.expiring.clone()
 	return c
 }
 

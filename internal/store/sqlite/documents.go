@@ -1,6 +1,8 @@
 package sqlite
 
 import (
+	"encoding/json"
+
 	"orrery.example/orrery/internal/store"
 	"orrery.example/orrery/internal/work"
 )
@@ -122,4 +124,49 @@ func (t *tx) ResolveDeadLetters(tenant work.Tenant, run work.RunID, step work.St
 	_, err = t.c.do(`UPDATE dead_letters SET resolved = ?4 WHERE tenant = ?1 AND run = ?2 AND (?3 = '' OR step = ?3) AND resolved IS NULL`,
 		string(tenant), string(run), string(step), resolved)
 	return err
+}
+
+// Record implements kernel.RecordReader.
+func (r reader) Record(tenant work.Tenant, kind, id string) (*store.Record, error) {
+	var out *store.Record
+	_, err := r.c.one(`SELECT version, expires, doc FROM records WHERE tenant = ?1 AND kind = ?2 AND id = ?3`, func(v values) {
+		out = &store.Record{
+			Tenant: tenant, Kind: kind, ID: id, Version: v.number(0), Expires: work.Time(v.number(1)), Doc: json.RawMessage(v.text(2)),
+		}
+	}, string(tenant), kind, id)
+	return out, err
+}
+
+// Records implements kernel.RecordReader.
+func (r reader) Records(tenant work.Tenant, kind, prefix, after string, limit int) ([]store.Record, error) {
+	var out []store.Record
+	err := r.c.each(`SELECT id, version, expires, doc FROM records WHERE tenant = ?1 AND kind = ?2 AND id > ?3 AND id >= ?4
+		AND substr(id, 1, length(?4)) = ?4 ORDER BY id LIMIT ?5`, func(v values) error {
+		out = append(out, store.Record{
+			Tenant: tenant, Kind: kind, ID: v.text(0), Version: v.number(1), Expires: work.Time(v.number(2)), Doc: json.RawMessage(v.text(3)),
+		})
+		return nil
+	}, string(tenant), kind, after, prefix, all(limit))
+	return out, err
+}
+
+// PutRecord implements kernel.RecordWriter.
+func (t *tx) PutRecord(r store.Record) error {
+	_, err := t.c.do(`INSERT INTO records (tenant, kind, id, version, expires, doc) VALUES (?1, ?2, ?3, ?4, ?5, ?6)
+		ON CONFLICT (tenant, kind, id) DO UPDATE SET version = ?4, expires = ?5, doc = ?6`,
+		string(r.Tenant), r.Kind, r.ID, r.Version, orNull(int64(r.Expires)), string(r.Doc))
+	return err
+}
+
+// DeleteRecord implements kernel.RecordWriter.
+func (t *tx) DeleteRecord(tenant work.Tenant, kind, id string) error {
+	_, err := t.c.do(`DELETE FROM records WHERE tenant = ?1 AND kind = ?2 AND id = ?3`, string(tenant), kind, id)
+	return err
+}
+
+// PruneRecords implements kernel.RecordWriter.
+func (t *tx) PruneRecords(now work.Time, limit int) (int, error) {
+	n, err := t.c.do(`DELETE FROM records WHERE rowid IN (SELECT rowid FROM records WHERE expires <= ?1
+		ORDER BY expires, tenant, kind, id LIMIT ?2)`, int64(now), all(limit))
+	return int(n), err
 }

@@ -120,7 +120,7 @@ func (g gen) change(now kernel.Tx) func(kernel.Tx) error {
 	if err != nil {
 		g.Fatal(err)
 	}
-	switch g.number("kind of change", 0, 9) {
+	switch g.number("kind of change", 0, 10) {
 	case 0, 1:
 		if old == nil {
 			old = g.newRun(tenant, run)
@@ -149,6 +149,8 @@ func (g gen) change(now kernel.Tx) func(kernel.Tx) error {
 		return g.documentChange(tenant, run)
 	case 8:
 		return g.letterChange(tenant, run)
+	case 9:
+		return g.recordChange(tenant)
 	default:
 		size, _, _ := now.LogSize(tenant)
 		a := store.LogAppend{

@@ -44,6 +44,7 @@ func rollback(t *testing.T, d kernel.Driver) {
 			tx.PutPlan("acme", w.digests[0], []byte("plan")), tx.PutDocument("acme", "run_1", "request", []byte("r")),
 			tx.PutCached("acme", w.digests[0], store.CachedResult{}), tx.PutSession(store.Session{ID: "s1", Expires: 3}),
 			tx.PutDeadLetter(store.DeadLetter{Tenant: "acme", Run: "run_1", Step: "a", At: 1}),
+			tx.PutRecord(store.Record{Tenant: "acme", Kind: w.kinds[0], ID: w.keys[0], Version: 1, Doc: []byte(`{}`), Expires: 9}),
 			tx.AppendLog("acme", store.LogAppend{Runs: []work.RunID{"run_1"}, Leaves: [][]byte{{1}}, Hashes: [][32]byte{{1}}}),
 		)
 	}

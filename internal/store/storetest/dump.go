@@ -18,6 +18,7 @@ import (
 type world struct {
 	tenants  []work.Tenant
 	keys     []string
+	records  []string // ids
 	runners  []string
 	sessions []string
 	digests  []work.Digest
@@ -51,6 +52,8 @@ type tenantDump struct {
 	Check    []byte
 	Hashes   [][32]byte
 	Steps    map[work.RunID]*runDump
+	Record   []*store.Record
+	Records  [][]store.Record
 }
 
 type runDump struct {
@@ -145,6 +148,7 @@ func (a *asker) tenant(t work.Tenant, w world) *tenantDump {
 		cached, err := a.r.Cached(t, d)
 		out.Cached = append(out.Cached, ask(a, cached, err))
 	}
+	a.records(t, w, out)
 	out.LogSize, out.Check, err = a.r.LogSize(t)
 	ask(a, 0, err)
 	for i := range out.LogSize { // a model's log has one hash a leaf
@@ -152,6 +156,31 @@ func (a *asker) tenant(t work.Tenant, w world) *tenantDump {
 		out.Hashes = append(out.Hashes, ask(a, hash, err)...)
 	}
 	return out
+}
+
+// records asks for every record by name, and pages through each kind.
+func (a *asker) records(t work.Tenant, w world, out *tenantDump) {
+	for _, kind := range w.kinds {
+		for _, id := range w.records {
+			row, err := a.r.Record(t, kind, id)
+			out.Record = append(out.Record, ask(a, row, err))
+		}
+		for _, prefix := range []string{"", w.records[0], w.records[1], w.records[2]} {
+			for after := ""; ; {
+				page, err := a.r.Records(t, kind, prefix, after, 2)
+				out.Records = append(out.Records, ask(a, page, err))
+				if len(page) < 2 || a.err != nil {
+					break
+				}
+				if page[1].ID <= after || page[0].ID >= page[1].ID {
+					a.err = errors.New("the records are not in order")
+				}
+				after = page[1].ID
+			}
+		}
+		all, err := a.r.Records(t, kind, "", "", 0)
+		out.Records = append(out.Records, ask(a, all, err))
+	}
 }
 
 func queries(w world) []store.RunQuery {

@@ -8,6 +8,7 @@ import (
 	"pgregory.net/rapid"
 
 	"orrery.example/orrery/internal/store"
+	"orrery.example/orrery/internal/store/kernel"
 	"orrery.example/orrery/internal/work"
 )
 
@@ -16,6 +17,7 @@ func small() world {
 	return world{
 		tenants:  []work.Tenant{"acme", "zenith"},
 		keys:     []string{"db", "gpu"},
+		records:  []string{"d", "db", "db%", "dbx", "é/1"},
 		runners:  []string{"process", "shell", "http"},
 		sessions: []string{"s1", "s2"},
 		digests:  []work.Digest{digestOf('a'), digestOf('b'), "not-a-digest"},
@@ -177,5 +179,25 @@ func (g gen) lines(run work.RunID, had int) []work.LogLine {
 func (g gen) session() store.Session {
 	return store.Session{
 		ID: pick(g, "session", g.w.sessions...), Worker: g.text("worker"), Tenant: g.tenant(), Expires: g.time("expires") + 1, Local: g.yes("local"),
+	}
+}
+
+func (g gen) recordChange(tenant work.Tenant) func(kernel.Tx) error {
+	kind, id := pick(g, "kind of record", g.w.kinds...), pick(g, "id of record", g.w.records...)
+	switch g.number("what happens to the record", 0, 5) {
+	case 0:
+		return func(tx kernel.Tx) error { return tx.DeleteRecord(tenant, kind, id) }
+	case 1:
+		now, limit := g.time("pruned"), g.number("how many", 0, 2)
+		return func(tx kernel.Tx) error {
+			_, err := tx.PruneRecords(now, limit)
+			return err
+		}
+	default:
+		r := store.Record{Tenant: tenant, Kind: kind, ID: id, Version: int64(g.number("version", 1, 3)), Doc: []byte(`{ "as":"it  is" }`)}
+		if g.yes("expires") {
+			r.Expires = g.time("expiry")
+		}
+		return func(tx kernel.Tx) error { return tx.PutRecord(r) }
 	}
 }

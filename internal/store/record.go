@@ -1,0 +1,86 @@
+package store
+
+import (
+	"context"
+	"encoding/json"
+
+	"orrery.example/orrery/internal/work"
+)
+
+// Record is a small JSON document that a service keeps: an account, a token, an answer that may be asked for again.
+type Record struct {
+	Tenant  work.Tenant // Installation for what belongs to no tenant
+	Kind    string
+	ID      string
+	Version int64 // rises by one with every change; 0 means that there is none
+	Doc     json.RawMessage
+	Expires work.Time // from then on it counts as missing; zero for never
+}
+
+// Installation stands where a tenant does, for records and audit entries of the installation itself. It is no name of a tenant.
+const Installation work.Tenant = "*"
+
+// AuditStream stands where a run does, for the history of who did what in a tenant. It is no id of a run.
+const AuditStream work.RunID = "audit"
+
+// Records keeps small documents of services.
+type Records interface {
+	// Record returns a record. Errors: fault.NotFound.
+	Record(ctx context.Context, tenant work.Tenant, kind, id string) (Record, error)
+
+	// Records returns records of a kind in the bytewise order of their ids: those that begin with prefix and come after the id after.
+	Records(ctx context.Context, tenant work.Tenant, kind, prefix, after string, limit int) ([]Record, error)
+
+	// Change makes all changes in one transaction or none, with the audit entry of ctx. Version is that of the record which is replaced or
+	// deleted, 0 for one that must not exist. Errors: fault.Conflict when it is another.
+	Change(ctx context.Context, changes ...RecordChange) error
+
+	// Prune deletes at most limit records that have expired, and returns how many.
+	Prune(ctx context.Context, limit int) (int, error)
+}
+
+// RecordChange puts a record, or deletes it.
+type RecordChange struct {
+	Record
+	Delete bool
+}
+
+// Audit is one entry of the audit stream of a tenant: who did what to what, and why. It never holds a secret.
+type Audit struct {
+	Tenant  work.Tenant     `json:"-"`
+	Action  string          `json:"action"`            // the operation, like submitRun
+	Actor   string          `json:"actor"`             // account
+	Kind    string          `json:"actorKind"`         // user, service, worker
+	Token   string          `json:"token,omitempty"`   // id of the token that was used
+	Subject string          `json:"subject,omitempty"` // what it was done to: a run, an account, a token
+	Reason  string          `json:"reason,omitempty"`
+	Ticket  string          `json:"ticket,omitempty"`
+	Scope   string          `json:"scope,omitempty"` // the right it was done by
+	Project string          `json:"project,omitempty"`
+	Trace   string          `json:"trace,omitempty"`
+	Detail  json.RawMessage `json:"detail,omitempty"`
+
+	written bool
+}
+
+// Written reports whether the entry is in the stream.
+func (a *Audit) Written() bool { return a.written }
+
+// Wrote marks the entry as written. Only a store calls it, after the commit.
+func (a *Audit) Wrote() { a.written = true }
+
+type auditKey struct{}
+
+// WithAudit returns a context whose first successful command writes the entry, in its own transaction. So no change is made
+// without its entry and no entry without its change.
+func WithAudit(ctx context.Context, a *Audit) context.Context {
+	return context.WithValue(ctx, auditKey{}, a)
+}
+
+// AuditOf returns the entry that a command of ctx has to write, nil for none.
+func AuditOf(ctx context.Context) *Audit {
+	if a, ok := ctx.Value(auditKey{}).(*Audit); ok && !a.written {
+		return a
+	}
+	return nil
+}
