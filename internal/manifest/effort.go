@@ -244,7 +244,9 @@ func (r *reader) artifacts(s *Step, n *yaml.Node) {
 				from = f.value
 				r.from(&use, f.value)
 			case "to":
-				use.To = r.relative(f.value, "to")
+				if use.To = r.relative(f.value, "to"); use.To == "." {
+					use.To = "./" // the workspace is a folder, however it is written
+				}
 				r.noTemplate(f.value, f.value.Value, "to", "")
 			default:
 				r.unknown(f, "an artifact", []string{"from", "to"})

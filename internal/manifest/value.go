@@ -181,7 +181,7 @@ func (r *reader) relative(n *yaml.Node, what string) string {
 	case slices.Contains(strings.Split(p, "/"), ".."):
 		r.problem(n, "a path stays inside of its folder", "%s leaves its folder (%s)", what, p)
 	}
-	if strings.HasSuffix(p, "/") && clean != "." {
+	if strings.HasSuffix(p, "/") {
 		clean += "/"
 	}
 	return clean
