@@ -183,7 +183,7 @@ func (c *cli) deadletterCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return c.show(map[string]any{"items": letters}, func(out io.Writer) error {
+			return c.show(map[string]any{"items": list(letters)}, func(out io.Writer) error {
 				if len(letters) == 0 {
 					c.say("No dead letters.")
 					return nil

@@ -104,7 +104,7 @@ func (c *cli) listKeysCommand() *cobra.Command {
 			for _, k := range held {
 				private[k.ID] = true
 			}
-			return c.show(map[string]any{"items": trust.Keys}, func(out io.Writer) error {
+			return c.show(map[string]any{"items": list(trust.Keys)}, func(out io.Writer) error {
 				rows := [][]string{{"NAME", "KEY", "ALGORITHM", "USE", "PRIVATE PART", "STATE"}}
 				for _, k := range trust.Keys {
 					state := "trusted"

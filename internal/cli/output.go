@@ -59,6 +59,14 @@ func (c *cli) show(v any, table func(w io.Writer) error) error {
 	}
 }
 
+// list is what programs read of several things: "[]" when there are none, not "null".
+func list[T any](items []T) []T {
+	if items == nil {
+		return []T{}
+	}
+	return items
+}
+
 // columns aligns rows; the first is the head.
 func columns(w io.Writer, rows [][]string) error {
 	t := tabwriter.NewWriter(w, 0, 4, 2, ' ', 0)

@@ -252,7 +252,7 @@ func (c *cli) planDiffCommand() *cobra.Command {
 				plans[i] = p
 			}
 			changes := plan.Diff(plans[0], plans[1])
-			return c.show(map[string]any{"changes": changes}, func(out io.Writer) error {
+			return c.show(map[string]any{"changes": list(changes)}, func(out io.Writer) error {
 				c.printDiff(out, plans[0], plans[1])
 				return nil
 			})
@@ -311,7 +311,7 @@ func (c *cli) simulateCommand() *cobra.Command {
 				return err
 			}
 			previews := plan.Simulate(built.Plan)
-			return c.show(map[string]any{"planHash": built.Hash, "steps": previews}, func(out io.Writer) error {
+			return c.show(map[string]any{"planHash": built.Hash, "steps": list(previews)}, func(out io.Writer) error {
 				return simulation(out, built, previews)
 			})
 		},

@@ -257,7 +257,7 @@ type RunResult struct {
 	Run      work.RunID      `json:"run"`
 	Name     string          `json:"name"`
 	Status   work.State      `json:"status"`
-	Reason   work.Reason     `json:"reason"`
+	Reason   work.Reason     `json:"reason,omitzero"`
 	PlanHash work.Digest     `json:"planHash"`
 	Pack     work.PackRef    `json:"pack"`
 	Created  work.Time       `json:"created"`
