@@ -3,6 +3,8 @@ package engine
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
+	"slices"
 
 	"orrery.example/orrery/internal/canonical"
 	"orrery.example/orrery/internal/work"
@@ -76,7 +78,8 @@ func rangeLen(r work.Range) int {
 
 func (m *machine) render(id work.StepID, with map[string]string) (json.RawMessage, error) {
 	out := make(map[string]any, len(with))
-	for name, source := range with {
+	for _, name := range slices.Sorted(maps.Keys(with)) { // in order: the first failure goes into the history
+		source := with[name]
 		t, err := m.g.template(source)
 		if err != nil {
 			return nil, err
@@ -93,7 +96,7 @@ func (m *machine) render(id work.StepID, with map[string]string) (json.RawMessag
 }
 
 // maxEncoded bounds what an expression may put into one event. An event is hashed and stored as a whole.
-const maxEncoded = 4 << 20
+const maxEncoded = 3 << 20
 
 // encode writes the value of an expression for the history. It fails for what no event can hold: an error here ends a
 // step, while an event that cannot be written would fail everything that is committed with it, again and again.
@@ -102,7 +105,7 @@ func encode(v any) (json.RawMessage, error) {
 	if !fits(v, &left) {
 		return nil, fmt.Errorf("the value takes more than %d bytes", maxEncoded)
 	}
-	return canonical.MarshalUpTo(v, 2*maxEncoded)
+	return canonical.MarshalUpTo(v, maxEncoded)
 }
 
 // fits takes the size of a value from what is left. It is asked before the value is written, because a value may hold

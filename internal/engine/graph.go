@@ -94,7 +94,7 @@ func (g *Graph) wellFormed(n *node) error {
 	}
 	for kind, other := range has {
 		if other && kind != spec.Kind {
-			return fault.New(fault.Invalid, "step %q is of kind %q and of kind %q", spec.ID, spec.Kind, kind)
+			return fault.New(fault.Invalid, "step %q is of kind %q and has the part of another", spec.ID, spec.Kind)
 		}
 	}
 	for _, before := range append([]work.StepID{spec.Parent}, spec.Needs...) {

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"maps"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -280,8 +282,8 @@ func (m *machine) bind(id work.StepID) (*Bindings, error) {
 		}
 		b.Artifacts = append(b.Artifacts, bound...)
 	}
-	for env, name := range spec.Secrets {
-		ref, err := m.secret(id, name)
+	for _, env := range slices.Sorted(maps.Keys(spec.Secrets)) { // in order: the first failure goes into the history
+		ref, err := m.secret(id, spec.Secrets[env])
 		if err != nil {
 			return nil, err
 		}

@@ -12,6 +12,9 @@ import (
 
 // OpenSession implements store.Leases.
 func (s *Store) OpenSession(ctx context.Context, session store.Session) error {
+	if err := admissible(session); err != nil {
+		return err
+	}
 	return s.one(ctx, func(u *unit) error {
 		u.fail(u.tx.PutSession(session))
 		return u.err
@@ -76,6 +79,9 @@ func (u *unit) giveBack(ref StepRef, session, why string) {
 func (u *unit) report(tenant work.Tenant, c *store.ReportCommand) error {
 	h, err := u.open(tenant, c.Run)
 	if err != nil {
+		return err
+	}
+	if err := admissible(&c.Report); err != nil {
 		return err
 	}
 	if err := engine.Report(h.graph, h, u.now, c.Step, c.Report, u.s.driver.Incarnation()); err != nil {

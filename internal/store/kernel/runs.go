@@ -22,6 +22,10 @@ func (s *Store) Submit(ctx context.Context, batch []store.Submission) []store.Su
 				continue
 			}
 		}
+		if err := admissible(&batch[i].Data); err != nil {
+			out[i].Err = err
+			continue
+		}
 		prepared[i] = g
 	}
 	made := false
@@ -114,6 +118,9 @@ func (s *Store) Decide(ctx context.Context, batch []store.DecideCommand) []error
 		if err != nil {
 			return err
 		}
+		if err := admissible(&c.Decision); err != nil {
+			return err
+		}
 		return engine.Decide(h.graph, h, u.now, c.Decision)
 	})
 }
@@ -124,6 +131,9 @@ func (s *Store) Control(ctx context.Context, batch []store.ControlCommand) []err
 		c := &batch[i]
 		h, err := u.open(c.Tenant, c.Run)
 		if err != nil {
+			return err
+		}
+		if err := admissible(&c.Actor); err != nil {
 			return err
 		}
 		switch c.Verb {
