@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"orrery.example/orrery/internal/sandbox"
+	"orrery.example/orrery/internal/sandbox/linux/shim"
 )
 
 // ownProcesses is what the shim's own threads add to a count of the step's processes.
@@ -184,24 +185,24 @@ func (g *group) remove() {
 
 // resourceLimits are the limits of every single process. Where no group bounds the tree's memory, each process's data is bounded:
 // not its address space, of which some language runtimes reserve far more than they use.
-func resourceLimits(l sandbox.Limits, tier sandbox.Tier, grouped bool) []limit {
-	wanted := []limit{
-		{unix.RLIMIT_CPU, int((l.CPU + time.Second - 1) / time.Second)},
-		{unix.RLIMIT_FSIZE, int(l.FileBytes)},
-		{unix.RLIMIT_NOFILE, 8192},
-		{unix.RLIMIT_CORE, 0},
+func resourceLimits(l sandbox.Limits, tier sandbox.Tier, grouped bool) []shim.Limit {
+	wanted := []shim.Limit{
+		{Resource: unix.RLIMIT_CPU, Value: int((l.CPU + time.Second - 1) / time.Second)},
+		{Resource: unix.RLIMIT_FSIZE, Value: int(l.FileBytes)},
+		{Resource: unix.RLIMIT_NOFILE, Value: 8192},
+		{Resource: unix.RLIMIT_CORE, Value: 0},
 	}
 	if !grouped {
-		wanted = append(wanted, limit{unix.RLIMIT_DATA, int(l.MemoryBytes)})
+		wanted = append(wanted, shim.Limit{Resource: unix.RLIMIT_DATA, Value: int(l.MemoryBytes)})
 	}
 	// The kernel counts processes per user: only in an own user namespace are they this step's alone.
 	if tier == sandbox.T2 {
-		wanted = append(wanted, limit{unix.RLIMIT_NPROC, l.Processes + ownProcesses})
+		wanted = append(wanted, shim.Limit{Resource: unix.RLIMIT_NPROC, Value: l.Processes + ownProcesses})
 	}
 	for i, w := range wanted {
 		var now unix.Rlimit
-		if err := unix.Getrlimit(w.resource, &now); err == nil && now.Max != unix.RLIM_INFINITY && uint64(w.value) > now.Max {
-			wanted[i].value = int(now.Max)
+		if err := unix.Getrlimit(w.Resource, &now); err == nil && now.Max != unix.RLIM_INFINITY && uint64(w.Value) > now.Max {
+			wanted[i].Value = int(now.Max)
 		}
 	}
 	return wanted

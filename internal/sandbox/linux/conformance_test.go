@@ -25,8 +25,6 @@ const workerMark = "sandbox-worker"
 
 func TestMain(m *testing.M) {
 	switch {
-	case linux.IsShim(os.Args):
-		os.Exit(linux.ShimMain(os.Args))
 	case sandboxtest.IsPayload(os.Args):
 		os.Exit(sandboxtest.Payload(os.Args))
 	case len(os.Args) > 2 && os.Args[1] == workerMark:

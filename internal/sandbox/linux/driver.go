@@ -1,7 +1,7 @@
 // Package linux runs steps in a sandbox of the Linux kernel: namespaces around a private root, Landlock, a system-call filter
 // and limits, put up by a shim that is this same binary, executed again.
 //
-// A program that uses the driver calls ShimMain first thing in main when IsShim says so.
+// A program that links the driver is its own shim: package shim takes over before main when it was started as one.
 package linux
 
 import (
@@ -18,12 +18,13 @@ import (
 
 	"orrery.example/orrery/internal/fault"
 	"orrery.example/orrery/internal/sandbox"
+	"orrery.example/orrery/internal/sandbox/linux/shim"
 	"orrery.example/orrery/internal/sandbox/seccomp"
 )
 
 // Config is what an operator decides about isolation.
 type Config struct {
-	// ShimPath is the binary to execute as shim; its main must call ShimMain. Empty means the running binary.
+	// ShimPath is the binary to execute as shim; it must link package shim. Empty means the running binary.
 	ShimPath string
 	// AllowUnsandboxed permits tier 0 to a plan that asks for it on a machine with nothing stronger.
 	AllowUnsandboxed bool
@@ -78,7 +79,7 @@ func (c Config) validate() error {
 type Driver struct {
 	config  Config
 	root    bool
-	base    []mount
+	base    []shim.Mount
 	filters map[sandbox.Tier]seccomp.Program
 	ids     *idPool
 	groups  atomic.Int64 // numbers the groups of this process
@@ -235,3 +236,9 @@ func label(tier sandbox.Tier, limited bool) string {
 	}
 	return fmt.Sprintf("t%d-nolimits", tier)
 }
+
+// Where a step of tier 2 finds its work folder and its way out, whatever the machine.
+const (
+	WorkPath  = shim.WorkPath
+	ProxyPort = shim.ProxyPort
+)

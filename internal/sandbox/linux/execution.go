@@ -15,6 +15,7 @@ import (
 	"orrery.example/orrery/internal/fault"
 	"orrery.example/orrery/internal/sandbox"
 	"orrery.example/orrery/internal/sandbox/egress"
+	"orrery.example/orrery/internal/sandbox/linux/shim"
 )
 
 // The limits a Result can name.
@@ -32,7 +33,7 @@ type execution struct {
 	spec      sandbox.Spec
 	tier      sandbox.Tier
 	limits    sandbox.Limits
-	order     *order
+	order     *shim.Order
 	id        int // host user
 	group     *group
 	watchDisk bool
@@ -98,7 +99,7 @@ func (x *execution) run(ctx context.Context) (sandbox.Result, error) {
 		err = x.group.add(x.process.Pid)
 	}
 	if err == nil {
-		_, err = x.control.Write([]byte{msgGo})
+		_, err = x.control.Write([]byte{shim.MsgGo})
 	}
 	if err != nil {
 		x.kill() // the shim says why, if it still can
@@ -145,7 +146,7 @@ func (x *execution) await(ctx context.Context) verdict {
 			if why.cause == "" {
 				why.cause = sandbox.Cancelled
 			}
-			_, _ = x.control.Write([]byte{msgTerminate})
+			_, _ = x.control.Write([]byte{shim.MsgTerminate})
 			timer := time.NewTimer(x.limits.Grace)
 			defer timer.Stop()
 			patience = timer.C
@@ -171,7 +172,7 @@ func (x *execution) kill() {
 		_ = x.process.Kill()
 		return
 	}
-	if _, err := x.control.Write([]byte{msgKill}); err != nil {
+	if _, err := x.control.Write([]byte{shim.MsgKill}); err != nil {
 		_ = x.process.Kill()
 	}
 }
@@ -185,20 +186,20 @@ func (x *execution) listen(proxy *egress.Proxy) ending {
 		if err != nil || n == 0 {
 			return e
 		}
-		r := &reader{b: buf[1:n]}
+		r := shim.NewReader(buf[1:n])
 		switch buf[0] {
-		case msgListener:
+		case shim.MsgListener:
 			if l, err := listener(oob[:on]); err == nil {
 				proxy.Serve(l)
 			}
-		case msgFailed:
-			e.failure = &stageFailure{stage: r.text(), errno: syscall.Errno(r.int()), text: r.text()}
-		case msgEnded:
+		case shim.MsgFailed:
+			e.failure = &stageFailure{stage: r.Text(), errno: syscall.Errno(r.Int()), text: r.Text()}
+		case shim.MsgEnded:
 			e.ended = true
-			e.status = unix.WaitStatus(r.int())
-			e.usage.User = time.Duration(r.int()) * time.Microsecond
-			e.usage.System = time.Duration(r.int()) * time.Microsecond
-			e.usage.MaxRSSBytes = int64(r.int()) << 10
+			e.status = unix.WaitStatus(r.Int())
+			e.usage.User = time.Duration(r.Int()) * time.Microsecond
+			e.usage.System = time.Duration(r.Int()) * time.Microsecond
+			e.usage.MaxRSSBytes = int64(r.Int()) << 10
 		}
 	}
 }
@@ -223,7 +224,7 @@ func listener(oob []byte) (net.Listener, error) {
 // judge turns what happened into a cause. What the worker decided comes first, then what the kernel did for a limit.
 func (x *execution) judge(result *sandbox.Result, told ending, why verdict) error {
 	if f := told.failure; f != nil {
-		if f.stage == stageCommand {
+		if f.stage == shim.StageCommand {
 			return fault.New(fault.Invalid, "step %s: %s cannot be executed: %v", x.spec.Name, x.spec.Command[0], f.errno).
 				WithHint("the command is looked up in the step's own PATH, among the base system and the read-only paths of its policy")
 		}

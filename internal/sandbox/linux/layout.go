@@ -9,12 +9,13 @@ import (
 	"strings"
 
 	"orrery.example/orrery/internal/fault"
+	"orrery.example/orrery/internal/sandbox/linux/shim"
 )
 
 // baseSystem lists what every step sees of the host: programs and libraries, and of /etc only what the loader, TLS and time
 // zones need. User names, the host's name and its addresses are made up.
-func baseSystem(extra []string) ([]mount, error) {
-	var base []mount
+func baseSystem(extra []string) ([]shim.Mount, error) {
+	var base []shim.Mount
 	for _, p := range []string{"/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32",
 		"/etc/ld.so.cache", "/etc/ssl/certs", "/etc/ssl/openssl.cnf", "/etc/pki", "/etc/alternatives", "/etc/localtime", "/etc/services"} {
 		m, err := mirror(p)
@@ -32,37 +33,37 @@ func baseSystem(extra []string) ([]mount, error) {
 		"/etc/hosts":         "127.0.0.1 localhost step\n::1 localhost\n",
 		"/etc/nsswitch.conf": "passwd: files\ngroup: files\nhosts: files\n",
 	} {
-		base = append(base, mount{kind: mountText, source: content, target: name, fd: -1})
+		base = append(base, shim.Mount{Kind: shim.MountText, Source: content, Target: name, FD: -1})
 	}
-	slices.SortFunc(base, func(a, b mount) int { return strings.Compare(a.target, b.target) })
-	for _, d := range devices() {
-		base = append(base, mount{kind: mountDevice, source: d, target: d, fd: -1})
+	slices.SortFunc(base, func(a, b shim.Mount) int { return strings.Compare(a.Target, b.Target) })
+	for _, d := range shim.Devices() {
+		base = append(base, shim.Mount{Kind: shim.MountDevice, Source: d, Target: d, FD: -1})
 	}
 	for target, source := range map[string]string{"/dev/fd": "/proc/self/fd", "/dev/stdin": "/proc/self/fd/0", "/dev/stdout": "/proc/self/fd/1", "/dev/stderr": "/proc/self/fd/2", "/dev/shm": "/tmp"} {
-		base = append(base, mount{kind: mountLink, source: source, target: target, fd: -1})
+		base = append(base, shim.Mount{Kind: shim.MountLink, Source: source, Target: target, FD: -1})
 	}
 	return expose(base, extra)
 }
 
 // mirror repeats a link as a link, so that /bin stays what it is on a merged system, and binds anything else.
-func mirror(path string) (mount, error) {
+func mirror(path string) (shim.Mount, error) {
 	info, err := os.Lstat(path)
 	if err != nil {
-		return mount{}, err
+		return shim.Mount{}, err
 	}
 	if info.Mode()&fs.ModeSymlink != 0 {
 		to, err := os.Readlink(path)
 		if err != nil {
-			return mount{}, err
+			return shim.Mount{}, err
 		}
-		return mount{kind: mountLink, source: to, target: path, fd: -1}, nil
+		return shim.Mount{Kind: shim.MountLink, Source: to, Target: path, FD: -1}, nil
 	}
-	return mount{kind: mountReadOnly, source: path, target: path, fd: -1}, nil
+	return shim.Mount{Kind: shim.MountReadOnly, Source: path, Target: path, FD: -1}, nil
 }
 
 // expose adds read-only host paths to a layout. A path that leads through a link is bound where it really is, and the link is
 // repeated, so both names work inside.
-func expose(layout []mount, paths []string) ([]mount, error) {
+func expose(layout []shim.Mount, paths []string) ([]shim.Mount, error) {
 	layout = slices.Clone(layout)
 	for _, p := range paths {
 		if !filepath.IsAbs(p) {
@@ -79,10 +80,10 @@ func expose(layout []mount, paths []string) ([]mount, error) {
 			}
 		}
 		if !covered(layout, real) {
-			layout = append(layout, mount{kind: mountReadOnly, source: real, target: real, fd: -1})
+			layout = append(layout, shim.Mount{Kind: shim.MountReadOnly, Source: real, Target: real, FD: -1})
 		}
 		if p != real && !covered(layout, p) {
-			layout = append(layout, mount{kind: mountLink, source: real, target: p, fd: -1})
+			layout = append(layout, shim.Mount{Kind: shim.MountLink, Source: real, Target: p, FD: -1})
 		}
 	}
 	return layout, nil
@@ -91,9 +92,9 @@ func expose(layout []mount, paths []string) ([]mount, error) {
 func beneath(folder, path string) bool { return strings.HasPrefix(path, folder+"/") }
 
 // covered reports whether a path is already visible through an entry of the layout, also through a link such as /lib.
-func covered(layout []mount, path string) bool {
+func covered(layout []shim.Mount, path string) bool {
 	for _, m := range layout {
-		if m.kind != mountText && (path == m.target || beneath(m.target, path)) {
+		if m.Kind != shim.MountText && (path == m.Target || beneath(m.Target, path)) {
 			return true
 		}
 	}

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"orrery.example/orrery/internal/sandbox"
+	"orrery.example/orrery/internal/sandbox/linux/shim"
 )
 
 // The layers. A probe tries each by using it.
@@ -155,7 +156,7 @@ func (d *Driver) tryNamespaces(ctx context.Context, flags uintptr) error {
 		return err
 	}
 	defer release()
-	process, err := os.StartProcess(d.config.ShimPath, []string{shimName, hello}, &os.ProcAttr{Env: shimEnv(), Files: make([]*os.File, 3), Sys: d.isolation(flags, id)})
+	process, err := os.StartProcess(d.config.ShimPath, []string{shim.Name, shim.Hello}, &os.ProcAttr{Env: shimEnv(), Files: make([]*os.File, 3), Sys: d.isolation(flags, id)})
 	if err != nil {
 		return err
 	}
@@ -172,16 +173,16 @@ func (d *Driver) tryNamespaces(ctx context.Context, flags uintptr) error {
 }
 
 // rehearse runs an order that ends in an exit instead of a program.
-func (d *Driver) rehearse(ctx context.Context, o *order) error {
+func (d *Driver) rehearse(ctx context.Context, o *shim.Order) error {
 	ctx, cancel := context.WithTimeout(ctx, probeWait)
 	defer cancel()
-	o.rehearse, o.dir, o.uid = true, "/", -1
+	o.Rehearse, o.Dir, o.UID = true, "/", -1
 	id, release, err := d.identity()
 	if err != nil {
 		return err
 	}
 	defer release()
-	x := &execution{driver: d, order: o, id: id, tier: sandbox.Tier(o.tier), limits: DefaultLimits()}
+	x := &execution{driver: d, order: o, id: id, tier: sandbox.Tier(o.Tier), limits: DefaultLimits()}
 	result, err := x.run(ctx)
 	if err != nil {
 		return err
@@ -193,27 +194,27 @@ func (d *Driver) rehearse(ctx context.Context, o *order) error {
 }
 
 func (d *Driver) tryRoot(ctx context.Context) (string, error) {
-	return "pivot_root", d.rehearse(ctx, &order{tier: 2, mounts: slices.Clone(d.base), tmpBytes: 1 << 20})
+	return "pivot_root", d.rehearse(ctx, &shim.Order{Tier: 2, Mounts: slices.Clone(d.base), TmpBytes: 1 << 20})
 }
 
 func (d *Driver) tryLandlock(ctx context.Context) (string, error) {
-	abi, err := landlockABI()
+	abi, err := shim.LandlockABI()
 	if err != nil {
 		return "", fmt.Errorf("no Landlock: %w", err)
 	}
-	if abi < leastABI {
-		return "", fmt.Errorf("Landlock version %d, and %d is the least", abi, leastABI)
+	if abi < shim.LeastABI {
+		return "", fmt.Errorf("Landlock version %d, and %d is the least", abi, shim.LeastABI)
 	}
-	return fmt.Sprintf("abi %d", abi), d.rehearse(ctx, &order{tier: 1, abi: abi, readable: []string{"/usr"}})
+	return fmt.Sprintf("abi %d", abi), d.rehearse(ctx, &shim.Order{Tier: 1, ABI: abi, Readable: []string{"/usr"}})
 }
 
 func (d *Driver) trySeccomp(ctx context.Context) (string, error) {
 	filter := d.filters[sandbox.T2]
-	return filter.Digest, d.rehearse(ctx, &order{tier: 1, filter: filter.Filter})
+	return filter.Digest, d.rehearse(ctx, &shim.Order{Tier: 1, Filter: filter.Filter})
 }
 
 func (d *Driver) tryRlimits(ctx context.Context) (string, error) {
-	return "set", d.rehearse(ctx, &order{tier: 0, limits: resourceLimits(DefaultLimits(), 0, true)})
+	return "set", d.rehearse(ctx, &shim.Order{Tier: 0, Limits: resourceLimits(DefaultLimits(), 0, true)})
 }
 
 func (d *Driver) tryCgroup(context.Context) (string, error) {

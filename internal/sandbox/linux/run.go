@@ -11,6 +11,7 @@ import (
 
 	"orrery.example/orrery/internal/fault"
 	"orrery.example/orrery/internal/sandbox"
+	"orrery.example/orrery/internal/sandbox/linux/shim"
 	"orrery.example/orrery/internal/sandbox/workspace"
 )
 
@@ -90,9 +91,9 @@ func (x *execution) prepare() error {
 	if err != nil {
 		return err
 	}
-	x.order = &order{
-		tier: int(x.tier), argv: x.spec.Command, env: x.spec.Env, dir: x.spec.Dir, uid: -1,
-		limits: resourceLimits(x.limits, x.tier, x.group != nil),
+	x.order = &shim.Order{
+		Tier: int(x.tier), Argv: x.spec.Command, Env: x.spec.Env, Dir: x.spec.Dir, UID: -1,
+		Limits: resourceLimits(x.limits, x.tier, x.group != nil),
 	}
 	x.protections = sandbox.Protections{Tier: x.tier, Label: label(x.tier, x.group != nil), Layers: x.layers()}
 	switch x.tier {
@@ -122,22 +123,22 @@ func (x *execution) limitGroup() error {
 	return nil
 }
 
-func (x *execution) orderPrivateRoot(layout []mount) {
+func (x *execution) orderPrivateRoot(layout []shim.Mount) {
 	o := x.order
-	o.mounts = append(layout, mount{kind: mountWritable, source: x.spec.Dir, target: WorkPath, fd: -1})
-	o.tmpBytes = int(min(x.limits.MemoryBytes, mostTmp))
-	o.dir = WorkPath
-	o.readable, o.writable = []string{"/"}, []string{WorkPath, "/tmp"}
-	o.abi, _ = landlockABI() // the probe has used this very version
-	o.filter = x.driver.filters[sandbox.T2].Filter
+	o.Mounts = append(layout, shim.Mount{Kind: shim.MountWritable, Source: x.spec.Dir, Target: WorkPath, FD: -1})
+	o.TmpBytes = int(min(x.limits.MemoryBytes, mostTmp))
+	o.Dir = WorkPath
+	o.Readable, o.Writable = []string{"/"}, []string{WorkPath, "/tmp"}
+	o.ABI, _ = shim.LandlockABI() // the probe has used this very version
+	o.Filter = x.driver.filters[sandbox.T2].Filter
 	if len(x.spec.Policy.Egress) > 0 {
-		o.proxied = true
-		o.env = withProxy(o.env)
+		o.Proxied = true
+		o.Env = withProxy(o.Env)
 	}
 }
 
 // orderShared is tier 1: the host's tree with all but the base system closed, and a temporary folder of the step's own because the host's /tmp is everybody's.
-func (x *execution) orderShared(layout []mount) error {
+func (x *execution) orderShared(layout []shim.Mount) error {
 	o := x.order
 	tmp, err := os.MkdirTemp("", "orrery-step-")
 	if err != nil {
@@ -145,20 +146,20 @@ func (x *execution) orderShared(layout []mount) error {
 	}
 	x.cleanups = append(x.cleanups, func() { _ = workspace.Remove(tmp) })
 	if x.driver.root {
-		o.uid = x.id
+		o.UID = x.id
 		if err := os.Chown(tmp, x.id, x.id); err != nil {
 			return fault.Wrap(fault.Sandbox, err, "temporary folder of step %s", x.spec.Name)
 		}
 	}
 	for _, m := range layout {
-		if m.kind == mountReadOnly {
-			o.readable = append(o.readable, m.target)
+		if m.Kind == shim.MountReadOnly {
+			o.Readable = append(o.Readable, m.Target)
 		}
 	}
-	o.writable = []string{x.spec.Dir, tmp}
-	o.env = override(o.env, "TMPDIR="+tmp)
-	o.abi, _ = landlockABI()
-	o.filter = x.driver.filters[sandbox.T1].Filter
+	o.Writable = []string{x.spec.Dir, tmp}
+	o.Env = override(o.Env, "TMPDIR="+tmp)
+	o.ABI, _ = shim.LandlockABI()
+	o.Filter = x.driver.filters[sandbox.T1].Filter
 	return nil
 }
 

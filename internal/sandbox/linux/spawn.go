@@ -8,6 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"orrery.example/orrery/internal/sandbox"
+	"orrery.example/orrery/internal/sandbox/linux/shim"
 )
 
 // shimEnv keeps the shim small: it allocates little, once, and has nothing to run in parallel.
@@ -37,10 +38,10 @@ func (d *Driver) isolation(flags uintptr, id int) *syscall.SysProcAttr {
 	return &syscall.SysProcAttr{
 		Setsid:                     true,
 		Cloneflags:                 flags,
-		UidMappings:                []syscall.SysProcIDMap{{ContainerID: insideID, HostID: id, Size: 1}},
-		GidMappings:                []syscall.SysProcIDMap{{ContainerID: insideID, HostID: gid, Size: 1}},
+		UidMappings:                []syscall.SysProcIDMap{{ContainerID: shim.InsideID, HostID: id, Size: 1}},
+		GidMappings:                []syscall.SysProcIDMap{{ContainerID: shim.InsideID, HostID: gid, Size: 1}},
 		GidMappingsEnableSetgroups: d.root,
-		Credential:                 &syscall.Credential{Uid: insideID, Gid: insideID, NoSetGroups: !d.root},
+		Credential:                 &syscall.Credential{Uid: shim.InsideID, Gid: shim.InsideID, NoSetGroups: !d.root},
 		AmbientCaps:                []uintptr{unix.CAP_SYS_ADMIN, unix.CAP_NET_ADMIN, unix.CAP_SETPCAP},
 	}
 }
@@ -117,18 +118,18 @@ func (x *execution) cloneTrees() ([]*os.File, error) {
 		return nil, nil
 	}
 	var trees []*os.File
-	for i := range x.order.mounts {
-		m := &x.order.mounts[i]
-		if m.kind == mountLink || m.kind == mountText {
+	for i := range x.order.Mounts {
+		m := &x.order.Mounts[i]
+		if m.Kind == shim.MountLink || m.Kind == shim.MountText {
 			continue
 		}
-		fd, err := cloneTree(m.source, m.kind)
+		fd, err := shim.CloneTree(m.Source, m.Kind)
 		if err != nil {
 			closeAll(trees)
 			return nil, err
 		}
-		m.fd = firstTreeFD + len(trees)
-		trees = append(trees, os.NewFile(uintptr(fd), m.source))
+		m.FD = shim.FirstTreeFD + len(trees)
+		trees = append(trees, os.NewFile(uintptr(fd), m.Source))
 	}
 	return trees, nil
 }
@@ -146,7 +147,7 @@ func (x *execution) start(s *streams) error {
 		return err
 	}
 	defer closeAll(trees)
-	memory, err := x.order.file()
+	memory, err := x.order.File()
 	if err != nil {
 		return err
 	}
@@ -161,7 +162,7 @@ func (x *execution) start(s *streams) error {
 		attr = x.driver.isolation(allNamespaces(), x.id)
 	}
 	files := append([]*os.File{s.theirs[0], s.theirs[1], s.theirs[2], theirs, memory}, trees...)
-	process, err := os.StartProcess(x.driver.config.ShimPath, []string{shimName}, &os.ProcAttr{Env: shimEnv(), Files: files, Sys: attr})
+	process, err := os.StartProcess(x.driver.config.ShimPath, []string{shim.Name}, &os.ProcAttr{Env: shimEnv(), Files: files, Sys: attr})
 	if err != nil {
 		control.Close()
 		return err

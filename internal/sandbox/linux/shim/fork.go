@@ -1,4 +1,4 @@
-package linux
+package shim
 
 import (
 	"runtime"

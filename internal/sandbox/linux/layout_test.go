@@ -3,53 +3,12 @@ package linux
 import (
 	"os"
 	"path/filepath"
-	"reflect"
 	"slices"
 	"testing"
 
 	"orrery.example/orrery/internal/fault"
+	"orrery.example/orrery/internal/sandbox/linux/shim"
 )
-
-func sampleOrder() *order {
-	return &order{
-		tier: 2, rehearse: true, argv: []string{"sh", "-c", "a\nb"}, env: []string{"A=", "B=ü"}, dir: WorkPath,
-		mounts:   []mount{{kind: mountLink, source: "usr/bin", target: "/bin", fd: -1}, {kind: mountReadOnly, source: "/usr", target: "/usr", fd: 7}},
-		tmpBytes: 1 << 30, abi: 7, readable: []string{"/"}, writable: []string{WorkPath, "/tmp"}, filter: []byte{1, 0, 255}, uid: -1,
-		limits: []limit{{1, 2}, {3, 1 << 40}}, proxied: true,
-	}
-}
-
-func TestOrderSurvivesItsEncoding(t *testing.T) {
-	want := sampleOrder()
-	got, err := decodeOrder(want.encode())
-	if err != nil || !reflect.DeepEqual(got, want) {
-		t.Errorf("%v\ngot  %+v\nwant %+v", err, got, want)
-	}
-}
-
-// Every shortened order is refused, not read as a smaller one.
-func TestOrderCutShort(t *testing.T) {
-	b := sampleOrder().encode()
-	for n := range b {
-		if _, err := decodeOrder(b[:n]); err == nil {
-			t.Errorf("%d of %d bytes were taken for an order", n, len(b))
-		}
-	}
-}
-
-func FuzzOrder(f *testing.F) {
-	f.Add(sampleOrder().encode())
-	f.Fuzz(func(t *testing.T, b []byte) {
-		o, err := decodeOrder(b)
-		if err != nil {
-			return
-		}
-		again, err := decodeOrder(o.encode())
-		if err != nil || !reflect.DeepEqual(o, again) {
-			t.Errorf("%v: %+v, %+v", err, o, again)
-		}
-	})
-}
 
 func TestExposeKeepsBothNamesOfALinkedPath(t *testing.T) {
 	dir, err := filepath.EvalSymlinks(t.TempDir())
@@ -64,7 +23,7 @@ func TestExposeKeepsBothNamesOfALinkedPath(t *testing.T) {
 		t.Fatal(err)
 	}
 	got, err := expose(nil, []string{link, real, filepath.Join(real, ".")})
-	want := []mount{{kind: mountReadOnly, source: real, target: real, fd: -1}, {kind: mountLink, source: real, target: link, fd: -1}}
+	want := []shim.Mount{{Kind: shim.MountReadOnly, Source: real, Target: real, FD: -1}, {Kind: shim.MountLink, Source: real, Target: link, FD: -1}}
 	if err != nil || !slices.Equal(got, want) {
 		t.Errorf("%v %+v", err, got)
 	}

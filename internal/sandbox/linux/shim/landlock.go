@@ -1,4 +1,4 @@
-package linux
+package shim
 
 import (
 	"errors"
@@ -11,8 +11,8 @@ import (
 // Landlock versions this driver knows. Below the least, TCP and truncation cannot be ruled; above the most, the kernel
 // has rights this driver has no opinion about, and it asks for the ones it knows.
 const (
-	leastABI = 4
-	mostABI  = 7
+	LeastABI = 4
+	MostABI  = 7
 )
 
 const (
@@ -31,12 +31,12 @@ const (
 )
 
 // landlockABI asks the kernel for its version.
-func landlockABI() (int, error) {
+func LandlockABI() (int, error) {
 	v, _, errno := unix.Syscall(unix.SYS_LANDLOCK_CREATE_RULESET, 0, 0, unix.LANDLOCK_CREATE_RULESET_VERSION)
 	if errno != 0 {
 		return 0, errno
 	}
-	return min(int(v), mostABI), nil
+	return min(int(v), MostABI), nil
 }
 
 // ruleset is a Landlock ruleset under construction.

@@ -1,4 +1,4 @@
-package linux
+package shim
 
 import (
 	"fmt"
@@ -25,13 +25,13 @@ func (s *shim) privateRoot() error {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return at("private mounts", err)
 	}
-	for i := range s.order.mounts {
-		m := &s.order.mounts[i]
-		if m.fd >= 0 || m.kind == mountLink || m.kind == mountText {
+	for i := range s.order.Mounts {
+		m := &s.order.Mounts[i]
+		if m.FD >= 0 || m.Kind == MountLink || m.Kind == MountText {
 			continue
 		}
 		var err error
-		if m.fd, err = cloneTree(m.source, m.kind); err != nil {
+		if m.FD, err = CloneTree(m.Source, m.Kind); err != nil {
 			return at("bind", err)
 		}
 	}
@@ -39,7 +39,7 @@ func (s *shim) privateRoot() error {
 	if err != nil {
 		return at("proc", err)
 	}
-	tmp, err := filesystem("tmpfs", 0, "size", strconv.Itoa(s.order.tmpBytes), "nr_inodes", "1m", "mode", "1777")
+	tmp, err := filesystem("tmpfs", 0, "size", strconv.Itoa(s.order.TmpBytes), "nr_inodes", "1m", "mode", "1777")
 	if err != nil {
 		return at("tmpfs", err)
 	}
@@ -64,15 +64,15 @@ func (s *shim) furnish(root, proc, tmp int) error {
 	if err := attach(root, tmp, "/tmp"); err != nil {
 		return err
 	}
-	for _, m := range s.order.mounts {
+	for _, m := range s.order.Mounts {
 		var err error
-		switch m.kind {
-		case mountLink:
-			err = plant(root, m.target, func(name string) error { return unix.Symlinkat(m.source, root, name) })
-		case mountText:
-			err = plant(root, m.target, func(name string) error { return writeFile(root, name, m.source) })
+		switch m.Kind {
+		case MountLink:
+			err = plant(root, m.Target, func(name string) error { return unix.Symlinkat(m.Source, root, name) })
+		case MountText:
+			err = plant(root, m.Target, func(name string) error { return writeFile(root, name, m.Source) })
 		default:
-			err = attach(root, m.fd, m.target)
+			err = attach(root, m.FD, m.Target)
 		}
 		if err != nil {
 			return err
@@ -99,18 +99,18 @@ func enter(root int) error {
 }
 
 // cloneTree takes a detached copy of the tree at a host path, with what a step may not do there already switched off.
-func cloneTree(source string, kind int) (int, error) {
+func CloneTree(source string, kind int) (int, error) {
 	fd, err := unix.OpenTree(unix.AT_FDCWD, source, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_RECURSIVE)
 	if err != nil {
 		return -1, fmt.Errorf("open_tree %s: %w", source, err)
 	}
 	attr := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_NOSUID}
 	switch kind {
-	case mountReadOnly:
+	case MountReadOnly:
 		attr.Attr_set |= unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NODEV
-	case mountWritable:
+	case MountWritable:
 		attr.Attr_set |= unix.MOUNT_ATTR_NODEV
-	case mountDevice:
+	case MountDevice:
 		attr.Attr_set |= unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NOEXEC // read-only keeps the node's mode and times; the device is written all the same
 	}
 	if err := unix.MountSetattr(fd, "", unix.AT_EMPTY_PATH|unix.AT_RECURSIVE, &attr); err != nil {
@@ -203,7 +203,7 @@ func (s *shim) network() error {
 	if err := unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, lo); err != nil {
 		return err
 	}
-	if !s.order.proxied {
+	if !s.order.Proxied {
 		return nil
 	}
 	if err := unix.Bind(fd, &unix.SockaddrInet4{Port: ProxyPort, Addr: [4]byte{127, 0, 0, 1}}); err != nil {
@@ -212,5 +212,5 @@ func (s *shim) network() error {
 	if err := unix.Listen(fd, 128); err != nil {
 		return err
 	}
-	return unix.Sendmsg(controlFD, []byte{msgListener}, unix.UnixRights(fd), nil, unix.MSG_NOSIGNAL)
+	return unix.Sendmsg(ControlFD, []byte{MsgListener}, unix.UnixRights(fd), nil, unix.MSG_NOSIGNAL)
 }

@@ -1,4 +1,4 @@
-package linux
+package shim
 
 import (
 	"os"
@@ -11,44 +11,44 @@ import (
 
 // insideID is the user and group a step sees itself as in its own user namespace. It is not 0: programs that find
 // themselves root try things, like giving files away, that a step cannot do.
-const insideID = 1000
+const InsideID = 1000
 
 // script prepares what the step's process does between its birth and its program: limits, then every right given up, the filter last.
 func (s *shim) script() (*script, error) {
 	o, list := s.order, &script{}
 	list.add("setsid", unix.SYS_SETSID)
 	list.add("parent-death signal", unix.SYS_PRCTL, unix.PR_SET_PDEATHSIG, uintptr(unix.SIGKILL))
-	for _, l := range o.limits {
-		v := &unix.Rlimit{Cur: uint64(l.value), Max: uint64(l.value)}
-		if l.resource == unix.RLIMIT_CPU {
+	for _, l := range o.Limits {
+		v := &unix.Rlimit{Cur: uint64(l.Value), Max: uint64(l.Value)}
+		if l.Resource == unix.RLIMIT_CPU {
 			v.Max++ // a second between the polite SIGXCPU and the kill
 		}
-		list.add("rlimit "+strconv.Itoa(l.resource), unix.SYS_PRLIMIT64, 0, uintptr(l.resource), list.pointer(unsafe.Pointer(v)), 0)
+		list.add("rlimit "+strconv.Itoa(l.Resource), unix.SYS_PRLIMIT64, 0, uintptr(l.Resource), list.pointer(unsafe.Pointer(v)), 0)
 	}
 	list.add("no_new_privs", unix.SYS_PRCTL, unix.PR_SET_NO_NEW_PRIVS, 1)
 	s.dropPrivileges(list)
-	if o.abi > 0 {
+	if o.ABI > 0 {
 		rules, err := s.landlock()
 		if err != nil {
 			return nil, at("landlock", err)
 		}
 		list.add("landlock", unix.SYS_LANDLOCK_RESTRICT_SELF, uintptr(rules.fd), 0)
 	}
-	list.add("close_range", unix.SYS_CLOSE_RANGE, controlFD, uintptr(^uint32(0)), unix.CLOSE_RANGE_CLOEXEC)
-	if len(o.filter) > 0 {
-		filter := unsafe.Slice((*unix.SockFilter)(unsafe.Pointer(&o.filter[0])), len(o.filter)/8)
+	list.add("close_range", unix.SYS_CLOSE_RANGE, ControlFD, uintptr(^uint32(0)), unix.CLOSE_RANGE_CLOEXEC)
+	if len(o.Filter) > 0 {
+		filter := unsafe.Slice((*unix.SockFilter)(unsafe.Pointer(&o.Filter[0])), len(o.Filter)/8)
 		prog := &unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]}
-		list.keep = append(list.keep, o.filter)
+		list.keep = append(list.keep, o.Filter)
 		list.add("seccomp", unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, 0, list.pointer(unsafe.Pointer(prog)))
 	}
-	if o.rehearse {
+	if o.Rehearse {
 		return list, s.rehearse(list)
 	}
 	return list, s.execute(list)
 }
 
 func (s *shim) dropPrivileges(list *script) {
-	privileged := s.order.tier == 2 || s.order.uid >= 0
+	privileged := s.order.Tier == 2 || s.order.UID >= 0
 	if privileged {
 		for c := uintptr(0); ; c++ {
 			if v, err := unix.PrctlRetInt(unix.PR_CAPBSET_READ, c, 0, 0, 0); err != nil || v < 0 {
@@ -57,14 +57,14 @@ func (s *shim) dropPrivileges(list *script) {
 			list.add("bounding set", unix.SYS_PRCTL, unix.PR_CAPBSET_DROP, c)
 		}
 	}
-	if id := uintptr(s.order.uid); s.order.uid >= 0 {
+	if id := uintptr(s.order.UID); s.order.UID >= 0 {
 		list.add("setgroups", unix.SYS_SETGROUPS, 0, 0)
 		list.add("setresgid", unix.SYS_SETRESGID, id, id, id)
 		list.add("setresuid", unix.SYS_SETRESUID, id, id, id)
 		// The switch clears the parent-death signal.
 		list.add("parent-death signal", unix.SYS_PRCTL, unix.PR_SET_PDEATHSIG, uintptr(unix.SIGKILL))
 	}
-	if s.order.tier == 0 {
+	if s.order.Tier == 0 {
 		return
 	}
 	list.add("ambient set", unix.SYS_PRCTL, unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_CLEAR_ALL)
@@ -76,21 +76,21 @@ func (s *shim) dropPrivileges(list *script) {
 // landlock repeats in a second mechanism what the private root already says, and is the only one in tier 1. With a network
 // namespace of its own a step may use TCP on its loopback; without one TCP is refused altogether.
 func (s *shim) landlock() (*ruleset, error) {
-	rules, err := newRuleset(s.order.abi, s.order.tier != 2)
+	rules, err := newRuleset(s.order.ABI, s.order.Tier != 2)
 	if err != nil {
 		return nil, err
 	}
-	for _, p := range s.order.readable {
+	for _, p := range s.order.Readable {
 		if err := rules.allow(p, fsRead); err != nil {
 			return nil, err
 		}
 	}
-	for _, p := range s.order.writable {
+	for _, p := range s.order.Writable {
 		if err := rules.allow(p, fsWrite); err != nil {
 			return nil, err
 		}
 	}
-	for _, d := range devices() {
+	for _, d := range Devices() {
 		if err := rules.allow(d, fsDevice); err != nil {
 			return nil, err
 		}
@@ -98,41 +98,42 @@ func (s *shim) landlock() (*ruleset, error) {
 	return rules, nil
 }
 
-func devices() []string {
+// Devices lists the device nodes that a step finds.
+func Devices() []string {
 	return []string{"/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom"}
 }
 
 func (s *shim) execute(list *script) error {
-	path, err := lookPath(s.order.argv[0], s.order.env)
+	path, err := lookPath(s.order.Argv[0], s.order.Env)
 	if err != nil {
-		return at(stageCommand, err)
+		return at(StageCommand, err)
 	}
 	program, err := list.text(path)
 	if err != nil {
-		return at(stageCommand, err)
+		return at(StageCommand, err)
 	}
-	argv, err := list.vector(s.order.argv)
+	argv, err := list.vector(s.order.Argv)
 	if err != nil {
-		return at(stageCommand, err)
+		return at(StageCommand, err)
 	}
-	env, err := list.vector(s.order.env)
+	env, err := list.vector(s.order.Env)
 	if err != nil {
 		return at("environment", err)
 	}
-	list.add(stageCommand, unix.SYS_EXECVE, program, argv, env)
+	list.add(StageCommand, unix.SYS_EXECVE, program, argv, env)
 	return nil
 }
 
 // stageCommand fails when the step's program cannot be executed: the step's fault, not the sandbox's.
-const stageCommand = "command"
+const StageCommand = "command"
 
 // rehearse ends the script with calls that the layers in force must refuse, and with an exit instead of a program.
 func (s *shim) rehearse(list *script) error {
-	if len(s.order.filter) > 0 {
+	if len(s.order.Filter) > 0 {
 		list.expect(unix.EPERM, "seccomp: keyctl", unix.SYS_KEYCTL, 0, 0, 0, 0, 0)
 		list.expect(unix.EAFNOSUPPORT, "seccomp: netlink", unix.SYS_SOCKET, unix.AF_NETLINK, unix.SOCK_RAW, 0)
 	}
-	if s.order.abi > 0 && s.order.tier != 2 {
+	if s.order.ABI > 0 && s.order.Tier != 2 {
 		hidden, err := list.text("/proc/self/status")
 		if err != nil {
 			return err

@@ -1,4 +1,4 @@
-package linux
+package shim
 
 import (
 	"errors"
@@ -11,46 +11,43 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// shimName is the first argument of the re-executed binary. It is no command: nobody types it, and ps shows what it is.
-const shimName = "orrery-sandbox-shim"
+// Name is the first argument of the re-executed binary. It is no command: nobody types it, and ps shows what it is.
+const Name = "orrery-sandbox-shim"
 
 // hello makes a shim end at once: a probe that only wants to know whether it can be started this way.
-const hello = "hello"
-
-// IsShim reports whether this process was started to be a shim. A main function asks it before it does anything else.
-func IsShim(argv []string) bool { return len(argv) > 0 && argv[0] == shimName }
+const Hello = "hello"
 
 // Messages on the control socket, one packet each. The first byte says which.
 const (
-	msgListener  = 'L' // shim: the proxy's listener is attached
-	msgStarted   = 'S' // shim: the step's program runs
-	msgFailed    = 'F' // shim: stage, error number, text
-	msgEnded     = 'X' // shim: wait status, user and system microseconds, peak kilobytes
-	msgGo        = 'G' // worker: limits are in place, start
-	msgTerminate = 'T' // worker: ask the tree to end
-	msgKill      = 'K' // worker: end it
+	MsgListener  = 'L' // shim: the proxy's listener is attached
+	MsgStarted   = 'S' // shim: the step's program runs
+	MsgFailed    = 'F' // shim: stage, error number, text
+	MsgEnded     = 'X' // shim: wait status, user and system microseconds, peak kilobytes
+	MsgGo        = 'G' // worker: limits are in place, start
+	MsgTerminate = 'T' // worker: ask the tree to end
+	MsgKill      = 'K' // worker: end it
 )
 
 // exitSandbox is the shim's exit code when it failed itself.
-const exitSandbox = 125
+const ExitSandbox = 125
 
-// ShimMain builds the sandbox around itself, starts the step in it, reaps the tree and returns the exit code of the shim.
+// begin builds the sandbox around itself, starts the step in it, reaps the tree and returns the exit code of the shim.
 // In a process namespace it is process 1: when it ends, or the worker that holds the other end of its control socket dies, the
 // kernel kills everything in the namespace.
-func ShimMain(args []string) int {
-	if len(args) > 1 && args[1] == hello {
+func begin(args []string) int {
+	if len(args) > 1 && args[1] == Hello {
 		return 0
 	}
 	s := &shim{}
 	if err := s.run(); err != nil {
 		s.report(err)
-		return exitSandbox
+		return ExitSandbox
 	}
 	return 0
 }
 
 type shim struct {
-	order *order
+	order *Order
 	step  int // process id of the step's program
 }
 
@@ -75,7 +72,7 @@ func (s *shim) run() error {
 		return at("order", err)
 	}
 	unix.Umask(0o022)
-	if s.order.tier == 2 {
+	if s.order.Tier == 2 {
 		if err := s.privateRoot(); err != nil {
 			return err
 		}
@@ -85,7 +82,7 @@ func (s *shim) run() error {
 	} else if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
 		return at("subreaper", err)
 	}
-	if err := unix.Chdir(s.order.dir); err != nil {
+	if err := unix.Chdir(s.order.Dir); err != nil {
 		return at("work folder", err)
 	}
 	list, err := s.script()
@@ -103,10 +100,10 @@ func (s *shim) run() error {
 	if s.step, err = list.run(); err != nil {
 		return err
 	}
-	if s.order.tier != 2 {
+	if s.order.Tier != 2 {
 		dispose(1) // SIG_IGN, after the fork so that the step starts with the defaults
 	}
-	s.send([]byte{msgStarted})
+	s.send([]byte{MsgStarted})
 	return s.follow()
 }
 
@@ -121,10 +118,10 @@ func dispose(handler uintptr) {
 	}
 }
 
-func (s *shim) send(packet []byte) { _ = unix.Send(controlFD, packet, unix.MSG_NOSIGNAL) }
+func (s *shim) send(packet []byte) { _ = unix.Send(ControlFD, packet, unix.MSG_NOSIGNAL) }
 
 func (s *shim) report(err error) {
-	w := &writer{b: []byte{msgFailed}}
+	w := &writer{b: []byte{MsgFailed}}
 	var stage *stageError
 	var call *scriptError
 	var errno syscall.Errno
@@ -146,11 +143,11 @@ func (s *shim) report(err error) {
 func (s *shim) awaitGo() error {
 	var b [1]byte
 	for {
-		n, _, err := unix.Recvfrom(controlFD, b[:], 0)
+		n, _, err := unix.Recvfrom(ControlFD, b[:], 0)
 		if err == unix.EINTR {
 			continue
 		}
-		if err != nil || n == 0 || b[0] != msgGo {
+		if err != nil || n == 0 || b[0] != MsgGo {
 			return at("control", errors.New("the worker went away before the start"))
 		}
 		return nil
@@ -165,7 +162,7 @@ func (s *shim) follow() error {
 		return at("pidfd", err)
 	}
 	for {
-		events := []unix.PollFd{{Fd: controlFD, Events: unix.POLLIN}, {Fd: int32(ended), Events: unix.POLLIN}}
+		events := []unix.PollFd{{Fd: ControlFD, Events: unix.POLLIN}, {Fd: int32(ended), Events: unix.POLLIN}}
 		// The pause is for orphans: they end without an event of their own.
 		if _, err := unix.Poll(events, 1000); err != nil && err != unix.EINTR {
 			return at("poll", err)
@@ -183,12 +180,12 @@ func (s *shim) follow() error {
 // obey does what the worker says. When it closed the socket or died, the tree ends.
 func (s *shim) obey() {
 	var b [1]byte
-	n, _, err := unix.Recvfrom(controlFD, b[:], unix.MSG_DONTWAIT)
+	n, _, err := unix.Recvfrom(ControlFD, b[:], unix.MSG_DONTWAIT)
 	switch {
 	case err == unix.EINTR || err == unix.EAGAIN:
-	case err == nil && n == 1 && b[0] == msgTerminate:
+	case err == nil && n == 1 && b[0] == MsgTerminate:
 		s.signalTree(unix.SIGTERM)
-	case s.order.tier == 2:
+	case s.order.Tier == 2:
 		os.Exit(128 + int(unix.SIGKILL))
 	default:
 		s.signalTree(unix.SIGKILL)
@@ -196,7 +193,7 @@ func (s *shim) obey() {
 }
 
 func (s *shim) signalTree(sig unix.Signal) {
-	if s.order.tier == 2 {
+	if s.order.Tier == 2 {
 		_ = unix.Kill(-1, sig)
 		return
 	}
@@ -224,12 +221,12 @@ func (s *shim) reap() (status unix.WaitStatus, found bool) {
 
 // farewell tells the worker how the step ended and what it took.
 func (s *shim) farewell(status unix.WaitStatus) {
-	if s.order.tier != 2 {
+	if s.order.Tier != 2 {
 		s.clear()
 	}
 	var used unix.Rusage
 	_ = unix.Getrusage(unix.RUSAGE_CHILDREN, &used)
-	w := &writer{b: []byte{msgEnded}}
+	w := &writer{b: []byte{MsgEnded}}
 	w.int(int(status))
 	w.int(int(used.Utime.Nano() / 1000))
 	w.int(int(used.Stime.Nano() / 1000))
