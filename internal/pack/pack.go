@@ -126,7 +126,7 @@ func (p *Pack) take(from string, skip func(name string, dir bool) bool) error {
 		if err != nil {
 			return fault.Wrap(fault.Internal, err, "pack file %s", name)
 		}
-		if name != "." && skip(name, d.IsDir()) {
+		if name != "." && (skip(name, d.IsDir()) || d.IsDir() && p.isData(name)) {
 			if d.IsDir() {
 				return fs.SkipDir
 			}
@@ -151,6 +151,15 @@ func (p *Pack) take(from string, skip func(name string, dir bool) bool) error {
 		}
 		return nil
 	})
+}
+
+// isData reports whether a folder is one that Orrery keeps its data in: keys and histories do not travel with a pack beside them.
+func (p *Pack) isData(folder string) bool {
+	has := func(name string) bool {
+		_, err := fs.Stat(p.FS, path.Join(folder, name))
+		return err == nil
+	}
+	return has("orrery.db") || has("keyring.json") && has("keys")
 }
 
 func (p *Pack) describe(name string) (work.File, error) {
