@@ -42,14 +42,15 @@ type gated struct {
 	mu      sync.Mutex
 	hold    chan struct{} // not nil: Updates wait for it
 	entered chan struct{}
-	updates int
 	fail    error // of the next Update, after its commands ran
+
+	incarnation int64
+	asked       int // FirstHeld
 }
 
 func (g *gated) Update(ctx context.Context, fn func(kernel.Tx) error) error {
 	g.mu.Lock()
 	hold, fail := g.hold, g.fail
-	g.updates++
 	g.fail = nil
 	g.mu.Unlock()
 	if hold != nil {
@@ -57,7 +58,7 @@ func (g *gated) Update(ctx context.Context, fn func(kernel.Tx) error) error {
 		<-hold
 	}
 	return g.Driver.Update(ctx, func(tx kernel.Tx) error {
-		if err := fn(tx); err != nil {
+		if err := fn(counting{tx, g}); err != nil {
 			return err
 		}
 		return fail
@@ -65,7 +66,11 @@ func (g *gated) Update(ctx context.Context, fn func(kernel.Tx) error) error {
 }
 
 // Incarnation must be answered within a transaction, too.
-func (g *gated) Incarnation() int64 { return 1 }
+func (g *gated) Incarnation() int64 {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.incarnation
+}
 
 type fixture struct {
 	*testing.T
@@ -75,7 +80,7 @@ type fixture struct {
 }
 
 func open(t *testing.T) *fixture {
-	f := &fixture{T: t, driver: &gated{Driver: memory.New(), entered: make(chan struct{}, 1)}, clock: &clock{now: 1_750_000_000 * second}}
+	f := &fixture{T: t, driver: &gated{Driver: memory.New(), entered: make(chan struct{}, 1), incarnation: 1}, clock: &clock{now: 1_750_000_000 * second}}
 	f.store = kernel.New(f.driver, kernel.Options{Now: f.clock.Now})
 	t.Cleanup(func() {
 		if err := f.store.Close(); err != nil {
@@ -330,4 +335,63 @@ func TestDeadSession(t *testing.T) {
 	if _, err := f.store.Heartbeat(ctx, "s", f.clock.Now()+second); fault.CodeOf(err) != fault.NotFound {
 		t.Errorf("the heartbeat of a dead session: %v", err)
 	}
+}
+
+// TestRestoredLease: a worker that lived through a restore of the store holds tokens that are void. Its heartbeat gives
+// its leases back, so that their steps need not wait for a deadline and fail by it.
+func TestRestoredLease(t *testing.T) {
+	f := open(t)
+	f.submit(1, 1)
+	f.session("s")
+	old := f.claim("s", 1)[0]
+	f.driver.mu.Lock()
+	f.driver.incarnation = 2
+	f.driver.mu.Unlock()
+	reply, err := f.store.Exchange(ctx, store.ExchangeRequest{Session: "s", Tenant: "t", Reports: []store.ReportCommand{succeeded(&old, "")}})
+	if err != nil || fault.CodeOf(reply.Errs[0]) != fault.Stale {
+		t.Fatalf("a report from before the restore: %v, %v", reply.Errs, err)
+	}
+	if _, err := f.store.Heartbeat(ctx, "s", f.clock.Now()+30*second); err != nil {
+		t.Fatal(err)
+	}
+	again := f.claim("s", 1)
+	if len(again) != 1 || again[0].Token != (work.Token{Incarnation: 2, Epoch: old.Token.Epoch + 2}) {
+		t.Fatalf("after the heartbeat: %+v", again)
+	}
+	steps, err := f.store.Steps(ctx, "t", "run_1", "", 0)
+	if err != nil || steps[0].Crashes != 0 || steps[0].Failures != 0 {
+		t.Errorf("the step was charged for the restore: %+v, %v", steps, err)
+	}
+}
+
+// TestManyHeld: letting a thousand held steps go asks the driver a few times for each, not once for each pair.
+func TestManyHeld(t *testing.T) {
+	f := open(t)
+	f.submit(1, 900)
+	for _, verb := range []string{"pause", "resume"} {
+		f.driver.mu.Lock()
+		f.driver.asked = 0
+		f.driver.mu.Unlock()
+		if err := f.store.Control(ctx, []store.ControlCommand{{Tenant: "t", Run: "run_1", Verb: verb, Actor: work.Actor{Name: "ann"}}})[0]; err != nil {
+			t.Fatal(err)
+		}
+	}
+	f.driver.mu.Lock()
+	defer f.driver.mu.Unlock()
+	if f.driver.asked == 0 || f.driver.asked > 2_000 {
+		t.Errorf("the driver was asked for the first held step %d times", f.driver.asked)
+	}
+}
+
+// counting counts the questions for held steps.
+type counting struct {
+	kernel.Tx
+	g *gated
+}
+
+func (c counting) FirstHeld(tenant work.Tenant, run work.RunID, after work.StepID) (work.StepID, error) {
+	c.g.mu.Lock()
+	c.g.asked++
+	c.g.mu.Unlock()
+	return c.Tx.FirstHeld(tenant, run, after)
 }

@@ -43,7 +43,8 @@ type hot struct {
 	dirty   bool
 	settled bool // its end has been looked after
 	steps   map[work.StepID]*slot
-	changed []*slot // dirty ones, in the order of change
+	changed []*slot     // dirty ones, in the order of change
+	passed  work.StepID // up to here every step that the driver has as held is dirty
 	events  []work.Event
 	lines   []work.LogLine
 }
@@ -179,8 +180,8 @@ func (h *hot) NextHeld() work.StepID {
 	if h.isNew {
 		return first
 	}
-	for after := work.StepID(""); ; {
-		id, err := h.u.tx.FirstHeld(h.run.Tenant, h.run.ID, after)
+	for {
+		id, err := h.u.tx.FirstHeld(h.run.Tenant, h.run.ID, h.passed)
 		h.u.fail(err)
 		if id == "" || first != "" && first < id {
 			return first
@@ -188,7 +189,7 @@ func (h *hot) NextHeld() work.StepID {
 		if s := h.steps[id]; s == nil || !s.dirty {
 			return id
 		}
-		after = id
+		h.passed = id
 	}
 }
 
@@ -237,7 +238,7 @@ func (u *unit) flushRun(h *hot) error {
 			}
 		}
 	}
-	h.changed = h.changed[:0]
+	h.changed, h.passed = h.changed[:0], ""
 	if len(h.events) > 0 {
 		if err := u.tx.AppendEvents(h.run.Tenant, h.run.ID, h.events); err != nil {
 			return err
