@@ -6,7 +6,7 @@
 #   DEMO_KEEP=/tmp/demo make demo    leaves data, evidence and trust root in that folder
 set -euo pipefail
 cd "$(dirname "$0")/.."
-PATH=$PWD/bin:$PATH
+PATH=${DEMO_BIN:-$PWD/bin}:$PATH
 command -v orrery >/dev/null || { echo "there is no orrery; build it first: make build" >&2; exit 1; }
 
 if [ -n "${DEMO_KEEP:-}" ]; then
@@ -39,7 +39,7 @@ expect 0 orrery plan examples/tour
 
 part "2. Ada runs it. One step fails and is tried again; one step fans out; then a gate waits (exit code 8)"
 expect 8 orrery run examples/tour --note "a first look"
-run=$(orrery runs list --limit 1 -o json | sed -n 's/^ *"name": "\([a-z0-9-]*\)",$/\1/p' | head -n 1)
+run=$(orrery runs list --limit 1 -o json | sed -n 's/.*"name":"\([a-z0-9-]*\)".*/\1/p')
 
 part "3. Why does it wait?"
 expect 0 orrery why "$run"
