@@ -58,8 +58,54 @@ type Principal struct {
 	Tenant  work.Tenant // the only one it may act in; "" for an administrator of the installation
 	Scopes  []Scope
 	TokenID string
+	Bound   *Bound // set when the token counts for one decision only
 	Reason  string // given with the request, where an action demands one
 	Ticket  string
+}
+
+// Bound ties a token to one decision, as the claims pack_run_id, pack_gate_id and pack_plan_hash do.
+type Bound struct {
+	Run      work.RunID  `json:"pack_run_id"`
+	Gate     work.StepID `json:"pack_gate_id"`
+	PlanHash work.Digest `json:"pack_plan_hash"`
+}
+
+// Role is a bundle of scopes that an account is given by name.
+type Role struct {
+	Name   string
+	Scopes []Scope
+}
+
+// Roles lists the roles.
+func Roles() []Role {
+	return []Role{
+		{"viewer", []Scope{OrchRead, PacksRead}},
+		{"operator", []Scope{OrchOperate, OrchRead, PacksRead, PacksRun}},
+		{"publisher", []Scope{PacksRead, PacksWrite}},
+		{"approver", []Scope{PacksApprove, PacksRead}},
+		{"quota-manager", []Scope{OrchBackfill, OrchQuota, OrchRead}},
+		{"worker", []Scope{Worker}},
+		{"admin", []Scope{Admin}},
+	}
+}
+
+// ParseRoles returns the scopes of roles, sorted and each once. Error: fault.Invalid.
+func ParseRoles(names []string) ([]Scope, error) {
+	var out []Scope
+	for _, name := range names {
+		i := slices.IndexFunc(Roles(), func(r Role) bool { return r.Name == name })
+		if i < 0 {
+			return nil, fault.New(fault.Invalid, "%q is no role", name).WithHint("roles are viewer, operator, publisher, approver, quota-manager, worker and admin")
+		}
+		out = append(out, Roles()[i].Scopes...)
+	}
+	slices.Sort(out)
+	return slices.Compact(out), nil
+}
+
+// Covers reports whether somebody with the scopes have may use, and so may hand on, the scope need.
+func Covers(have []Scope, need Scope) bool {
+	return slices.Contains(have, need) || slices.Contains(have, Admin)
 }
 
 // Allow returns nil when the principal may use the scope in the tenant. Errors: fault.NotFound for another tenant, so that

@@ -12,6 +12,7 @@ import (
 
 	"orrery.example/orrery/internal/access"
 	"orrery.example/orrery/internal/fault"
+	"orrery.example/orrery/internal/store"
 	"orrery.example/orrery/internal/work"
 )
 
@@ -26,15 +27,21 @@ type Config struct {
 	Routes   []Route
 	Identity Identifier
 	Tenant   func(ctx context.Context, tenant work.Tenant) error // nil for a tenant that exists, else fault.NotFound
+	Records  store.Records                                       // keeps answers that may be asked for again, and audit entries
 	Version  string
+	Rate     float64          // requests a second of one token, 0 for no limit
+	Burst    int              // requests at once, 0 for twice Rate
+	Now      func() work.Time // nil for the time of the machine
 	Log      *slog.Logger
 }
 
 // Server dispatches requests to routes. It is safe for concurrent use.
 type Server struct {
 	Config
-	mux    *http.ServeMux
-	routes map[string]*Route // by pattern
+	mux     *http.ServeMux
+	routes  map[string]*Route // by pattern
+	callers *buckets
+	guesses *buckets
 }
 
 // New returns a server over the routes of the configuration. Error: fault.Internal for two routes in each other's way.
@@ -42,7 +49,13 @@ func New(c Config) (s *Server, err error) {
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
-	s = &Server{Config: c, mux: http.NewServeMux(), routes: map[string]*Route{}}
+	if c.Now == nil {
+		c.Now = clock
+	}
+	if c.Burst <= 0 {
+		c.Burst = max(1, int(2*c.Rate))
+	}
+	s = &Server{Config: c, callers: newBuckets(c.Rate, c.Burst), guesses: newBuckets(guessRate, guessBurst), mux: http.NewServeMux(), routes: map[string]*Route{}}
 	defer func() {
 		if p := recover(); p != nil { // how net/http reports patterns that conflict
 			err = fault.New(fault.Internal, "routes: %v", p)
@@ -110,7 +123,7 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, route *Route, c *
 	}
 	supersede(w.Header(), route)
 	if !route.Public {
-		if err := s.admit(r, route, c); err != nil {
+		if err := s.admit(w, r, route, c); err != nil {
 			return err
 		}
 	}
@@ -119,6 +132,9 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, route *Route, c *
 		limit = defaultLimit
 	}
 	r.Body = http.MaxBytesReader(w, r.Body, limit)
+	if r.Method != http.MethodGet && r.Method != http.MethodHead && !route.Plain {
+		return s.mutate(w, r, route, c)
+	}
 	return route.Handle(w, r, c)
 }
 
@@ -148,13 +164,21 @@ func (s *Server) methods(r *http.Request) []string {
 }
 
 // admit finds out who asks, in which tenant, and whether that is allowed.
-func (s *Server) admit(r *http.Request, route *Route, c *Call) error {
+func (s *Server) admit(w http.ResponseWriter, r *http.Request, route *Route, c *Call) error {
 	token, err := bearer(r)
 	if err != nil {
 		return err
 	}
 	if c.Principal, err = s.Identity.Principal(r.Context(), token); err != nil {
+		if fault.CodeOf(err) == fault.Unauthenticated {
+			return s.guessed(r, err)
+		}
 		return err
+	}
+	if !route.Plain {
+		if err := s.slow(w.Header(), c.Principal.TokenID); err != nil {
+			return err
+		}
 	}
 	if c.Tenant, err = tenantOf(r.Header); err != nil {
 		return err
@@ -168,7 +192,8 @@ func (s *Server) admit(r *http.Request, route *Route, c *Call) error {
 		if !route.NoTenant {
 			return fault.New(fault.TenantRequired, "the request names no tenant").WithHint("send the header %s", TenantHeader)
 		}
-		return access.Allow(c.Principal, c.Principal.Tenant, route.Scope)
+		c.Tenant = c.Principal.Tenant
+		return access.Allow(c.Principal, c.Tenant, route.Scope)
 	}
 	if err := access.Allow(c.Principal, c.Tenant, route.Scope); err != nil {
 		return err
