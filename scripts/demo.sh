@@ -39,20 +39,19 @@ expect 0 orrery plan examples/tour
 
 part "2. Ada runs it. One step fails and is tried again; one step fans out; then a gate waits (exit code 8)"
 expect 8 orrery run examples/tour --note "a first look"
-run=$(orrery runs list --limit 1 -o json | sed -n 's/.*"name":"\([a-z0-9-]*\)".*/\1/p')
 
 part "3. Why does it wait?"
-expect 0 orrery why "$run"
+expect 0 orrery why @latest
 
 part "4. Ada submitted it, so she may not approve it (exit code 4)"
-expect 4 orrery approve "$run" --reason "I like my own work"
+expect 4 orrery approve @latest --reason "I like my own work"
 
 part "5. Ben has a key of his own; his signature counts for this plan hash and no other"
 expect 0 orrery keys generate ben
-expect 0 orrery approve "$run" --as ben --reason "three planets, three measurements"
+expect 0 orrery approve @latest --as ben --reason "three planets, three measurements"
 
 part "6. What leaves this machine: one file of evidence, and the public keys to pin"
-expect 0 orrery evidence export "$run" -f "$place/tour.evidence.tar"
+expect 0 orrery evidence export @latest -f "$place/tour.evidence.tar"
 expect 0 orrery keys trust-root -f "$place/trust.json"
 
 part "7. One byte is changed in a copy: the evidence does not hold any more (exit code 9)"

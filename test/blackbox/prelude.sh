@@ -1,0 +1,55 @@
+# The words that scripts have. Everything is printed, so a failure shows what went before.
+set -euo pipefail
+export ORRERY_IDENTITY=ada
+mkdir "$HOME/streams"
+
+fail() {
+	printf 'FAILED: %s\n' "$*"
+	exit 1
+}
+
+# exits CODE COMMAND... runs a command that must end with the code; out, err and json look at what it wrote.
+exits() {
+	local want=$1 rc=0
+	shift
+	printf '$ %s\n' "$*"
+	"$@" >"$HOME/streams/out" 2>"$HOME/streams/err" </dev/null || rc=$?
+	cat "$HOME/streams/out" "$HOME/streams/err"
+	[ "$rc" = "$want" ] || fail "exit code $rc, not $want: $*"
+}
+
+# out, err: standard output, standard error has a line that the pattern fits; notout, noterr: has none.
+out() { grep -Eq -e "$1" "$HOME/streams/out" || fail "not on standard output: $1"; }
+err() { grep -Eq -e "$1" "$HOME/streams/err" || fail "not on standard error: $1"; }
+notout() { ! grep -Eq -e "$1" "$HOME/streams/out" || fail "on standard output: $1"; }
+noterr() { ! grep -Eq -e "$1" "$HOME/streams/err" || fail "on standard error: $1"; }
+
+# json EXPRESSION: the document on standard output, d, is such that the Python expression holds. jsonerr: that on standard error.
+json() { python3 -c 'import json,sys; d=json.load(open(sys.argv[1])); ok=eval(sys.argv[2]); print(sys.argv[2], "is", ok); sys.exit(not ok)' "$HOME/streams/${2:-out}" "$1" || fail "not so: $1"; }
+jsonerr() { json "$1" err; }
+# value EXPRESSION prints something of the document.
+value() { python3 -c 'import json,sys; d=json.load(open(sys.argv[1])); print(eval(sys.argv[2]))' "$HOME/streams/out" "$1"; }
+
+# eventually COMMAND... tries for 30 seconds.
+eventually() {
+	local i
+	for i in $(seq 300); do
+		if "$@" >/dev/null 2>&1; then return 0; fi
+		sleep 0.1
+	done
+	fail "never came true: $*"
+}
+
+skip() {
+	printf '\nSKIP %s\n' "$*"
+	exit 0
+}
+
+# as_nobody COMMAND... runs a command as an ordinary user, with a home folder of its own.
+as_nobody() {
+	mkdir -p "$PWD/nobody"
+	chown 65534:65534 "$PWD/nobody"
+	env HOME="$PWD/nobody" TMPDIR="$PWD/nobody" setpriv --reuid=65534 --regid=65534 --clear-groups "$@"
+}
+
+valid() { exits 0 orrery verify "$@"; out '^VALID$'; }
