@@ -12,8 +12,6 @@ import (
 
 // data is everything that is kept: rows by key, and the orders in which they are asked for.
 type data struct {
-	incarnation int64
-
 	runs     map[runKey]*work.Run
 	names    map[textKey]work.RunID
 	tokens   map[textKey]work.RunID
@@ -74,34 +72,33 @@ type (
 
 func newData() data {
 	return data{
-		incarnation: 1,
-		runs:        map[runKey]*work.Run{},
-		names:       map[textKey]work.RunID{},
-		tokens:      map[textKey]work.RunID{},
-		created:     newOrdered(compareRuns),
-		keyed:       newOrdered(compareKeyed),
-		dueRuns:     newOrdered(compareDue),
-		unsealed:    newOrdered(compareRuns),
-		steps:       map[kernel.StepRef]*work.Step{},
-		stepIDs:     newOrdered(compareRefs),
-		live:        newOrdered(compareRefs),
-		held:        newOrdered(compareRefs),
-		ready:       newOrdered(compareReady),
-		dueSteps:    newOrdered(compareDue),
-		bySess:      newOrdered(compareLeases),
-		byKey:       newOrdered(compareLeases),
-		sessions:    map[string]store.Session{},
-		events:      map[runKey][]work.Event{},
-		lines:       map[runKey][]work.LogLine{},
-		plans:       map[textKey][]byte{},
-		documents:   map[documentKey][]byte{},
-		cached:      map[textKey]store.CachedResult{},
-		letters:     map[kernel.StepRef]letter{},
-		logs:        map[work.Tenant]log{},
-		leaves:      map[runKey]leaf{},
-		records:     map[recordKey]store.Record{},
-		recordIDs:   newOrdered(compareRecords),
-		expiring:    newOrdered(compareExpiry),
+		runs:      map[runKey]*work.Run{},
+		names:     map[textKey]work.RunID{},
+		tokens:    map[textKey]work.RunID{},
+		created:   newOrdered(compareRuns),
+		keyed:     newOrdered(compareKeyed),
+		dueRuns:   newOrdered(compareDue),
+		unsealed:  newOrdered(compareRuns),
+		steps:     map[kernel.StepRef]*work.Step{},
+		stepIDs:   newOrdered(compareRefs),
+		live:      newOrdered(compareRefs),
+		held:      newOrdered(compareRefs),
+		ready:     newOrdered(compareReady),
+		dueSteps:  newOrdered(compareDue),
+		bySess:    newOrdered(compareLeases),
+		byKey:     newOrdered(compareLeases),
+		sessions:  map[string]store.Session{},
+		events:    map[runKey][]work.Event{},
+		lines:     map[runKey][]work.LogLine{},
+		plans:     map[textKey][]byte{},
+		documents: map[documentKey][]byte{},
+		cached:    map[textKey]store.CachedResult{},
+		letters:   map[kernel.StepRef]letter{},
+		logs:      map[work.Tenant]log{},
+		leaves:    map[runKey]leaf{},
+		records:   map[recordKey]store.Record{},
+		recordIDs: newOrdered(compareRecords),
+		expiring:  newOrdered(compareExpiry),
 	}
 }
 

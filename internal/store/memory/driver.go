@@ -8,6 +8,7 @@ package memory
 import (
 	"context"
 	"sync"
+	"sync/atomic"
 
 	"orrery.example/orrery/internal/store"
 	"orrery.example/orrery/internal/store/kernel"
@@ -21,6 +22,8 @@ type Driver struct {
 
 	// Faults are what goes wrong.
 	Faults Faults
+
+	incarnation atomic.Int64 // outside of the lock: commands ask for it within a transaction
 
 	mu   sync.RWMutex
 	data data
@@ -38,7 +41,13 @@ type Faults struct {
 var _ kernel.Driver = (*Driver)(nil)
 
 // New returns an empty driver with incarnation 1.
-func New() *Driver { return &Driver{data: newData()} }
+func New() *Driver { return made(newData(), 1) }
+
+func made(rows data, incarnation int64) *Driver {
+	d := &Driver{data: rows}
+	d.incarnation.Store(incarnation)
+	return d
+}
 
 // Update implements kernel.Driver. Readers wait meanwhile, so that they see all of it or nothing.
 func (d *Driver) Update(ctx context.Context, fn func(kernel.Tx) error) error {
@@ -83,17 +92,11 @@ func (d *Driver) View(ctx context.Context, fn func(kernel.Reader) error) error {
 func (d *Driver) Exclusive() bool { return !d.Shared }
 
 // Incarnation implements kernel.Driver.
-func (d *Driver) Incarnation() int64 {
-	d.mu.RLock()
-	defer d.mu.RUnlock()
-	return d.data.incarnation
-}
+func (d *Driver) Incarnation() int64 { return d.incarnation.Load() }
 
 // RaiseIncarnation refuses every token that was given out before, as after a restore.
 func (d *Driver) RaiseIncarnation(context.Context) error {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.data.incarnation++
+	d.incarnation.Add(1)
 	return nil
 }
 
@@ -101,7 +104,9 @@ func (d *Driver) RaiseIncarnation(context.Context) error {
 func (d *Driver) Clone() *Driver {
 	d.mu.RLock()
 	defer d.mu.RUnlock()
-	return &Driver{Shared: d.Shared, data: d.data.clone()}
+	c := made(d.data.clone(), d.incarnation.Load())
+	c.Shared = d.Shared
+	return c
 }
 
 // Close implements kernel.Driver. The rows stay, so that another kernel may go on with them.
