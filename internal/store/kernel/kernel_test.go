@@ -270,6 +270,17 @@ func TestResync(t *testing.T) {
 	if err != nil || steps[0].Crashes != 0 || steps[0].Failures != 0 {
 		t.Errorf("the step was charged for it: %+v, %v", steps, err)
 	}
+	// This grant gets lost, too, while the worker is still busy with the earlier attempt of the same step.
+	reply, err = f.store.Exchange(ctx, store.ExchangeRequest{
+		Session: "s", Tenant: "t", Runners: []string{"noop"}, Max: 5, Resync: true,
+		Holding: []store.AckCommand{
+			{Tenant: "t", Run: heard.Run, Step: heard.Step, Token: heard.Token},
+			{Tenant: "t", Run: grants[0].Run, Step: grants[0].Step, Token: grants[0].Token},
+		},
+	})
+	if err != nil || len(reply.Grants) != 1 || reply.Grants[0].Step != grants[0].Step {
+		t.Errorf("the same step lost a second time: %v, %v", reply.Grants, err)
+	}
 }
 
 // TestLinesAgain: lines that are sent again are there once, and a gap is refused.

@@ -50,8 +50,20 @@ func (u *unit) resync(req *store.ExchangeRequest) {
 	leases, err := u.tx.LeasesBySession(req.Session)
 	u.fail(err)
 	for _, ref := range leases {
-		known := slices.ContainsFunc(req.Holding, func(c store.AckCommand) bool { return c.Run == ref.Run && c.Step == ref.Step })
-		if known || ref.Tenant != req.Tenant {
+		if ref.Tenant != req.Tenant {
+			continue
+		}
+		h, err := u.open(ref.Tenant, ref.Run)
+		if err != nil {
+			u.fail(err)
+			return
+		}
+		row := h.Step(ref.Step)
+		// By its token: the worker may still be busy with an earlier attempt of the same step.
+		known := slices.ContainsFunc(req.Holding, func(c store.AckCommand) bool {
+			return c.Run == ref.Run && c.Step == ref.Step && row != nil && c.Token.Epoch == row.Epoch
+		})
+		if known {
 			continue
 		}
 		u.giveBack(ref, req.Session, "the grant got lost on its way to the worker")
