@@ -68,7 +68,8 @@ type attempt struct {
 	dir      string // the workspace
 	rendered rendered
 	redactor *redact.Redactor
-	lines    *lines
+	folded   *redact.Redactor // finds secrets in lower case, as they are in names of hosts
+	lines    *lines           // nil before and after there may be output
 }
 
 // begin checks the plan and finds the step in it. It reports false after filling in the report.
@@ -118,7 +119,9 @@ func (a *attempt) mask(s string) string {
 func (a *attempt) execute(ctx context.Context) {
 	defer func() {
 		if p := recover(); p != nil {
+			a.report.Outputs, a.report.Artifacts = nil, nil
 			a.refuse(work.EndedBySandbox, "internal", fmt.Errorf("the worker failed: %v", p))
+			a.endLines() // what was stored of it is part of the evidence
 		}
 		if a.report.EndedAt == 0 {
 			a.report.EndedAt = a.w.Now()
@@ -126,11 +129,11 @@ func (a *attempt) execute(ctx context.Context) {
 	}()
 	ack := time.AfterFunc(ackAfter, func() { a.ack(ctx) })
 	defer ack.Stop()
+	defer a.clean()
 	if err := a.prepare(ctx); err != nil {
 		a.refuse(work.EndedByInput, "input", err)
 		return
 	}
-	defer a.clean()
 	if hit, err := a.lookUp(ctx); err != nil {
 		a.refuse(work.EndedByInput, "input", err)
 		return
@@ -139,7 +142,7 @@ func (a *attempt) execute(ctx context.Context) {
 	}
 	a.lines = newLines(a.w, a.grant, a.redactor, a.limit())
 	a.runKind(ctx)
-	a.report.Transcript = a.lines.close()
+	a.endLines()
 	if a.report.State == work.Succeeded {
 		a.collect(ctx)
 	}
@@ -150,12 +153,19 @@ func (a *attempt) execute(ctx context.Context) {
 	}
 }
 
+func (a *attempt) endLines() {
+	if l := a.lines; l != nil {
+		a.lines = nil
+		a.report.Transcript = l.close()
+	}
+}
+
 func (a *attempt) ack(ctx context.Context) {
 	errs := a.w.source.Ack(context.WithoutCancel(ctx), []store.AckCommand{{
 		Tenant: a.grant.Tenant, Run: a.grant.Run, Step: a.grant.Step, Token: a.grant.Token,
 	}})
 	if fault.CodeOf(errs[0]) == fault.Stale {
-		a.w.cancel(leaseKey{a.grant.Run, a.grant.Step}, errLost)
+		a.w.cancel(keyOf(a.grant), errLost)
 	}
 }
 
@@ -230,15 +240,18 @@ func (a *attempt) measured(res *sandbox.Result) {
 	// Both are plain structs of ours: marshalling them cannot fail.
 	a.report.Protections, _ = json.Marshal(res.Protections)
 	if len(res.Egress) > 0 {
-		a.report.Egress, _ = json.Marshal(egressRecords(res.Egress))
+		a.report.Egress, _ = json.Marshal(a.egressRecords(res.Egress))
 	}
 	a.lines.drop(res.OutputDropped)
 }
 
-func egressRecords(records []sandbox.EgressRecord) []sandbox.EgressRecord {
+// egressRecords are the attempts to connect as they go into the history. A step chooses the names it asks for, and may ask for a secret.
+func (a *attempt) egressRecords(records []sandbox.EgressRecord) []sandbox.EgressRecord {
 	out := slices.Clone(records)
 	for i := range out {
 		out[i].Time = out[i].Time.UTC().Truncate(time.Microsecond)
+		out[i].Host = a.folded.String(a.mask(out[i].Host))
+		out[i].Reason = a.folded.String(a.mask(out[i].Reason))
 	}
 	return out
 }
@@ -313,6 +326,9 @@ func (a *attempt) policy() sandbox.Policy {
 }
 
 func (a *attempt) clean() {
+	if a.dir == "" {
+		return
+	}
 	if err := workspace.Remove(a.dir); err != nil {
 		a.w.Log.Warn("a workspace is left over", "dir", a.dir, "error", err)
 	}

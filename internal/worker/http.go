@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"path"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -25,7 +26,7 @@ import (
 const maxBody = 64 << 20
 
 // request sends one HTTP request to an endpoint that the step lists under egress. With: url, method, headers, body, file (where to
-// write the response), expect (list of statuses; default 200-299). Outputs: status, and the response as artifact "body" when file is set.
+// write the response), expect (list of statuses; default 200-299). The step may declare the value status and the file as outputs.
 func (a *attempt) request(ctx context.Context) {
 	var mu sync.Mutex
 	var records []sandbox.EgressRecord
@@ -43,7 +44,7 @@ func (a *attempt) request(ctx context.Context) {
 	err := a.send(ctx, client)
 	client.CloseIdleConnections()
 	mu.Lock()
-	a.report.Egress, _ = json.Marshal(egressRecords(records)) // plain structs of ours
+	a.report.Egress, _ = json.Marshal(a.egressRecords(records)) // plain structs of ours
 	mu.Unlock()
 	a.report.Protections = json.RawMessage(`{"label":"built-in","layers":{"network":"allow-list"},"tier":0}`)
 	switch {
@@ -86,7 +87,7 @@ func (a *attempt) send(ctx context.Context, client *http.Client) error {
 			return fault.New(fault.Invalid, "the server answered %s", res.Status)
 		}
 	}
-	return a.keepBody(res)
+	return a.keepResponse(res)
 }
 
 func (a *attempt) build(ctx context.Context) (*http.Request, error) {
@@ -137,7 +138,16 @@ func expected(want any, status int) bool {
 	return slices.ContainsFunc(list, func(v any) bool { return fmt.Sprint(v) == fmt.Sprint(status) })
 }
 
-func (a *attempt) keepBody(res *http.Response) error {
+// keepResponse puts the status among the values of the step, and the body where the step wants it.
+func (a *attempt) keepResponse(res *http.Response) error {
+	root, err := os.OpenRoot(a.dir)
+	if err != nil {
+		return fault.Wrap(fault.Internal, err, "workspace")
+	}
+	defer root.Close()
+	if err := root.WriteFile(outputFile, fmt.Appendf(nil, "status=%d\n", res.StatusCode), 0o644); err != nil {
+		return fault.Wrap(fault.Internal, err, "workspace")
+	}
 	limited := io.LimitReader(res.Body, maxBody+1)
 	name, _ := a.rendered.With["file"].(string)
 	if name == "" {
@@ -147,11 +157,9 @@ func (a *attempt) keepBody(res *http.Response) error {
 	if !filepath.IsLocal(name) {
 		return fault.New(fault.Invalid, "%q is no path inside the workspace", name)
 	}
-	root, err := os.OpenRoot(a.dir)
-	if err != nil {
-		return fault.Wrap(fault.Internal, err, "workspace")
+	if err := root.MkdirAll(path.Dir(name), 0o755); err != nil {
+		return fault.Wrap(fault.Invalid, err, "response")
 	}
-	defer root.Close()
 	f, err := root.Create(name)
 	if err != nil {
 		return fault.Wrap(fault.Invalid, err, "response")

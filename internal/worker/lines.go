@@ -23,6 +23,9 @@ const (
 	maxLine    = 16 << 10               // longer lines are kept in pieces
 	flushBytes = 64 << 10               // output is sent when this much has gathered
 	flushEvery = 100 * time.Millisecond // or when this much time has passed
+
+	// resendEvery is how soon output is sent again that the store could not take.
+	resendEvery = 500 * time.Millisecond
 )
 
 // lines turns the output of one attempt into numbered, redacted, bounded lines and sends them to the source.
@@ -118,7 +121,7 @@ func (l *lines) add(eventType, level string, text []byte) {
 	if l.bytes >= flushBytes {
 		go l.send()
 	} else if l.timer == nil {
-		l.timer = time.AfterFunc(flushEvery, l.send)
+		l.timer = time.AfterFunc(flushEvery, func() { l.send() })
 	}
 }
 
@@ -135,11 +138,13 @@ func (l *lines) drop(n int64) {
 	l.dropped += n
 }
 
-func (l *lines) send() {
+// send stores what has gathered and reports whether nothing is left to store. What a failing store does not take is kept and sent
+// again: the report will say how many lines there are, and the evidence must hold them.
+func (l *lines) send() bool {
 	l.sending.Lock()
 	defer l.sending.Unlock()
 	l.mu.Lock()
-	batch := l.pending
+	batch, size := l.pending, l.bytes
 	l.pending, l.bytes = nil, 0
 	if l.timer != nil {
 		l.timer.Stop()
@@ -147,17 +152,33 @@ func (l *lines) send() {
 	}
 	l.mu.Unlock()
 	if len(batch) == 0 {
-		return
+		return true
 	}
-	errs := l.w.source.AppendLines(context.Background(), []store.LinesCommand{{
+	err := l.w.source.AppendLines(context.Background(), []store.LinesCommand{{
 		Tenant: l.grant.Tenant, Run: l.grant.Run, Step: l.grant.Step, Token: l.grant.Token, Lines: batch,
-	}})
-	if err := errs[0]; err != nil {
-		if fault.CodeOf(err) == fault.Stale {
-			l.w.cancel(leaseKey{l.grant.Run, l.grant.Step}, errLost)
-			return
-		}
-		l.w.Log.Warn("output was not stored", "run", l.grant.Run, "step", l.grant.Step, "lines", len(batch), "error", err)
+	}})[0]
+	switch fault.CodeOf(err) {
+	case "":
+		return true
+	case fault.Stale, fault.NotFound:
+		l.w.cancel(keyOf(l.grant), errLost)
+		return true // nobody will ever take them
+	}
+	l.w.Log.Warn("output could not be stored yet", "run", l.grant.Run, "step", l.grant.Step, "lines", len(batch), "error", err)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.pending, l.bytes = append(batch, l.pending...), l.bytes+size
+	if l.timer == nil {
+		l.timer = time.AfterFunc(resendEvery, func() { l.send() })
+	}
+	return false
+}
+
+// drain sends until everything is stored or nobody will take it any more. Without a store that takes it there would be none either
+// that takes the report.
+func (l *lines) drain() {
+	for !l.send() {
+		<-time.After(resendEvery)
 	}
 }
 
@@ -177,7 +198,7 @@ func (l *lines) close() work.Transcript {
 		l.add("step.truncated", "warn", fmt.Appendf(nil, "%d bytes of output were dropped beyond the limit", l.dropped))
 	}
 	l.mu.Unlock()
-	l.send()
+	l.drain()
 	t := work.Transcript{Lines: l.count, Dropped: l.dropped}
 	if l.count > 0 {
 		t.Digest = work.Digest("sha256:" + hex.EncodeToString(l.digest.Sum(nil)))

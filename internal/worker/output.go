@@ -5,9 +5,11 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path"
@@ -216,6 +218,9 @@ func (a *attempt) gather(ctx context.Context, o work.StepOutput) error {
 }
 
 func (a *attempt) keep(ctx context.Context, name string, f workspace.File) error {
+	if err := a.harmless(name, f); err != nil {
+		return err
+	}
 	r, err := f.Open()
 	if err != nil {
 		return fault.Wrap(fault.Invalid, err, "output %s", f.Path)
@@ -228,5 +233,34 @@ func (a *attempt) keep(ctx context.Context, name string, f workspace.File) error
 	a.report.Artifacts = append(a.report.Artifacts, work.Artifact{
 		Name: name, Path: path.Clean(f.Path), Digest: digest, Size: size, Executable: f.Mode&0o100 != 0,
 	})
+	return nil
+}
+
+// harmless refuses a file with a secret in it or in its name: files are kept, and go into the evidence as they are.
+func (a *attempt) harmless(output string, f workspace.File) error {
+	if len(a.rendered.secrets) == 0 {
+		return nil
+	}
+	found := a.mask(f.Path) != f.Path
+	if !found {
+		r, err := f.Open()
+		if err != nil {
+			return fault.Wrap(fault.Invalid, err, "output %s", f.Path)
+		}
+		defer r.Close()
+		plain, masked := sha256.New(), sha256.New()
+		search := a.redactor.Writer(masked)
+		if _, err = io.Copy(io.MultiWriter(plain, search), r); err == nil {
+			err = search.Close()
+		}
+		if err != nil {
+			return fault.Wrap(fault.Invalid, err, "output %s", f.Path)
+		}
+		found = !bytes.Equal(plain.Sum(nil), masked.Sum(nil))
+	}
+	if found {
+		return fault.New(fault.Invalid, "the file %q of output %q holds a secret; outputs are kept and go into the evidence", f.Path, output).
+			WithHint("hand on a reference, or read the secret again where it is needed")
+	}
 	return nil
 }

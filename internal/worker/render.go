@@ -1,6 +1,7 @@
 package worker
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -118,7 +119,7 @@ func deep(v any, scope expression.Scope) (any, error) {
 // unlock resolves the secrets of the step and arms the redactor with them.
 func (a *attempt) unlock() error {
 	a.rendered.secrets = map[string][]byte{}
-	names := map[string][]byte{}
+	names, folded := map[string][]byte{}, map[string][]byte{}
 	for env, ref := range a.grant.Bindings.Secrets {
 		if a.w.Secret == nil {
 			return fault.New(fault.Denied, "this worker resolves no secrets, and the step needs %s", env)
@@ -129,8 +130,9 @@ func (a *attempt) unlock() error {
 		}
 		a.rendered.secrets[env] = value
 		names[a.spec.Secrets[env]] = value
+		folded[a.spec.Secrets[env]] = bytes.ToLower(value)
 	}
-	a.redactor = redact.New(names)
+	a.redactor, a.folded = redact.New(names), redact.New(folded)
 	if weak := a.redactor.TooShort(); len(weak) > 0 {
 		return fault.New(fault.Invalid, "secret %s is shorter than %d bytes: it cannot be kept out of the output", weak[0], redact.MinLength).
 			WithHint("use a longer secret; what is this short is guessed anyway")

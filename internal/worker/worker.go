@@ -85,10 +85,14 @@ type Worker struct {
 	running map[leaseKey]context.CancelCauseFunc
 }
 
+// leaseKey names a lease, not only its step: an attempt that lost its lease may still be ending when the next one begins.
 type leaseKey struct {
-	run  work.RunID
-	step work.StepID
+	run   work.RunID
+	step  work.StepID
+	token work.Token
 }
+
+func keyOf(g *store.Grant) leaseKey { return leaseKey{g.Run, g.Step, g.Token} }
 
 type finished struct {
 	key    leaseKey
@@ -137,9 +141,11 @@ func (w *Worker) Run(ctx context.Context) error {
 			l.hear(life)
 		case <-poll.C:
 			l.hungry = true
+			if l.missed {
+				l.hear(life)
+			}
 		case <-beat.C:
-			w.heartbeat(life)
-			l.heard = time.Now()
+			l.listen(life)
 		}
 	}
 }
@@ -162,7 +168,7 @@ func (w *Worker) heartbeat(ctx context.Context) {
 		return
 	}
 	for _, c := range orders.Cancel {
-		w.cancel(leaseKey{c.Run, c.Step}, errCancelled)
+		w.cancel(leaseKey{c.Run, c.Step, c.Token}, errCancelled)
 	}
 }
 
@@ -196,6 +202,7 @@ type loop struct {
 	more     bool // the last exchange gave as much as was asked for
 	draining bool
 	heard    time.Time
+	missed   bool // a hint came too soon after heard
 }
 
 func (l *loop) take(f finished) {
@@ -206,12 +213,20 @@ func (l *loop) take(f finished) {
 	l.reports = append(l.reports, f.report)
 }
 
-// hear asks for orders when a hint came while something runs.
+// hear asks for orders when a hint came while something runs. A hint that comes too soon after the last is not forgotten: no other
+// may follow it.
 func (l *loop) hear(ctx context.Context) {
-	if l.active > 0 && time.Since(l.heard) >= ordersEvery {
-		l.w.heartbeat(ctx)
-		l.heard = time.Now()
+	if l.active == 0 {
+		return
 	}
+	if l.missed = time.Since(l.heard) < ordersEvery; !l.missed {
+		l.listen(ctx)
+	}
+}
+
+func (l *loop) listen(ctx context.Context) {
+	l.w.heartbeat(ctx)
+	l.heard, l.missed = time.Now(), false
 }
 
 // exchange reports what has ended and asks for as much as there are free slots, when there is a reason to.
@@ -232,6 +247,7 @@ func (l *loop) exchange(ctx context.Context) {
 	})
 	if fault.CodeOf(err) == fault.NotFound {
 		l.reports = nil // they were taken or refused before the session turned out to be gone
+		w.cancelAll(errLost)
 		if err := w.open(ctx); err != nil {
 			w.Log.Warn("no new session", "error", err)
 		}
@@ -263,7 +279,7 @@ func (l *loop) start(ctx context.Context, g *store.Grant) {
 		l.reports = append(l.reports, store.ReportCommand{Run: g.Run, Step: g.Step, Report: a.report})
 		return
 	}
-	key := leaseKey{g.Run, g.Step}
+	key := keyOf(g)
 	ctx, stop := context.WithCancelCause(ctx)
 	w.mu.Lock()
 	w.running[key] = stop

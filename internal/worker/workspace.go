@@ -34,11 +34,7 @@ func (a *attempt) prepare(ctx context.Context) error {
 		return fault.Wrap(fault.Internal, err, "no workspace")
 	}
 	a.dir = dir
-	if err := a.fill(ctx); err != nil {
-		a.clean()
-		return err
-	}
-	return nil
+	return a.fill(ctx)
 }
 
 func (a *attempt) fill(ctx context.Context) error {
