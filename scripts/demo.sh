@@ -39,7 +39,7 @@ expect 0 orrery plan examples/tour
 
 part "2. Ada runs it. One step fails and is tried again; one step fans out; then a gate waits (exit code 8)"
 expect 8 orrery run examples/tour --note "a first look"
-run=$(orrery runs list --limit 1 -o json | python3 -c 'import json, sys; print(json.load(sys.stdin)["items"][0]["name"])')
+
 part "3. Why does it wait?"
 expect 0 orrery why @latest
 
