@@ -139,9 +139,8 @@ func folderBytes(b *testing.B, dir string) (n int64) {
 func BenchmarkLife(b *testing.B) {
 	for _, batch := range []int{1, 10, 100, 500} {
 		b.Run(fmt.Sprint("batch=", batch), func(b *testing.B) {
-			f := folders{}
-			d := f.open(b)
-			dir, n := f[d], 0
+			dir, n := b.TempDir(), 0
+			d := folders{}.at(b, dir)
 			runtime.GC()
 			start := cpuTime()
 			for b.Loop() {
@@ -166,7 +165,7 @@ func BenchmarkLife(b *testing.B) {
 func BenchmarkWide(b *testing.B) {
 	for _, width := range []int{100, 100_000} {
 		b.Run(fmt.Sprint("width=", width), func(b *testing.B) {
-			d := folders{}.open(b)
+			d := folders{}.at(b, b.TempDir())
 			l := newLife(1)
 			container := &work.Step{Tenant: "local", Run: l.run.ID, ID: "map", State: work.Running, Total: width}
 			container.Items = append(container.Items, '[')

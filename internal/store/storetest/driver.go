@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"testing"
 
 	"pgregory.net/rapid"
@@ -37,7 +38,7 @@ func sameAsModel(t *testing.T, open func(testing.TB) kernel.Driver, reopen func(
 	rapid.Check(t, func(rt *rapid.T) {
 		g := gen{rt, small()}
 		model, driver := kernel.Driver(memory.New()), open(t)
-		defer func() { closeDriver(rt, driver) }()
+		defer func() { mustClose(rt, driver) }()
 		for range g.number("transactions", 1, 6) {
 			changes := drawChanges(g, model)
 			if g.number("give up", 0, 2) == 0 { // the same rows come again afterwards
@@ -87,8 +88,8 @@ func transact(g gen, model, driver kernel.Driver, changes []func(kernel.Tx) erro
 	}
 }
 
-func closeDriver(t interface{ Fatal(...any) }, d kernel.Driver) {
-	if err := d.Close(); err != nil {
+func mustClose(t tb, c io.Closer) {
+	if err := c.Close(); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"reflect"
-	"testing"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
@@ -264,7 +263,7 @@ func sameDump(want, got dump) string {
 	return cmp.Diff(want, got, cmpopts.EquateEmpty())
 }
 
-func mustDump(t testing.TB, d kernel.Driver, w world) dump {
+func mustDump(t tb, d kernel.Driver, w world) dump {
 	t.Helper()
 	out, err := takeDump(d, w)
 	if err != nil {
