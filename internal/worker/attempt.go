@@ -201,7 +201,11 @@ func (a *attempt) command() []string {
 		return append([]string{"/bin/sh", "-e", "-c", a.spec.Script, "sh"}, a.rendered.Args...)
 	case "python":
 		if a.spec.File != "" {
-			return append([]string{"python3", a.spec.File}, a.rendered.Args...)
+			file := a.spec.File // from the workspace; the step may begin in a folder of it
+			if below, err := filepath.Rel(a.spec.Dir, file); err == nil {
+				file = below
+			}
+			return append([]string{"python3", file}, a.rendered.Args...)
 		}
 		return append([]string{"python3", "-c", a.spec.Script}, a.rendered.Args...)
 	default:
