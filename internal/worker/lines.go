@@ -46,6 +46,7 @@ type lines struct {
 	r       *redact.Redactor
 
 	sending sync.Mutex // keeps batches in order
+	stored  int64      // lines that the store has; by their numbers it knows those that are sent again
 }
 
 func newLines(w *Worker, g *store.Grant, r *redact.Redactor, limit int64) *lines {
@@ -155,10 +156,11 @@ func (l *lines) send() bool {
 		return true
 	}
 	err := l.w.source.AppendLines(context.Background(), []store.LinesCommand{{
-		Tenant: l.grant.Tenant, Run: l.grant.Run, Step: l.grant.Step, Token: l.grant.Token, Lines: batch,
+		Tenant: l.grant.Tenant, Run: l.grant.Run, Step: l.grant.Step, Token: l.grant.Token, From: l.stored + 1, Lines: batch,
 	}})[0]
 	switch fault.CodeOf(err) {
 	case "":
+		l.stored += int64(len(batch))
 		return true
 	case fault.Stale, fault.NotFound:
 		l.w.cancel(keyOf(l.grant), errLost)

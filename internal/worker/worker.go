@@ -146,6 +146,7 @@ func (w *Worker) Run(ctx context.Context) error {
 			}
 		case <-beat.C:
 			l.listen(life)
+			l.resync = true // a request that arrived twice strands leases without any error
 		}
 	}
 }
@@ -185,6 +186,17 @@ func (w *Worker) cancel(key leaseKey, cause error) {
 	}
 }
 
+// holding lists the leases of what runs.
+func (w *Worker) holding() []store.AckCommand {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	var out []store.AckCommand
+	for key := range w.running {
+		out = append(out, store.AckCommand{Tenant: w.Tenant, Run: key.run, Step: key.step, Token: key.token})
+	}
+	return out
+}
+
 func (w *Worker) cancelAll(cause error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -203,6 +215,7 @@ type loop struct {
 	draining bool
 	heard    time.Time
 	missed   bool // a hint came too soon after heard
+	resync   bool // the store may have granted leases that this worker has not heard of
 }
 
 func (l *loop) take(f finished) {
@@ -242,9 +255,13 @@ func (l *loop) exchange(ctx context.Context) {
 	if free == 0 && len(l.reports) == 0 {
 		return
 	}
-	reply, err := w.source.Exchange(ctx, store.ExchangeRequest{
+	req := store.ExchangeRequest{
 		Session: w.session, Tenant: w.Tenant, Reports: l.reports, Runners: Runners(), Labels: w.Labels, MinTier: w.Tier, Max: free,
-	})
+	}
+	if req.Resync = l.resync; l.resync {
+		req.Holding = w.holding()
+	}
+	reply, err := w.source.Exchange(ctx, req)
 	if fault.CodeOf(err) == fault.NotFound {
 		l.reports = nil // they were taken or refused before the session turned out to be gone
 		w.cancelAll(errLost)
@@ -254,11 +271,12 @@ func (l *loop) exchange(ctx context.Context) {
 		return
 	}
 	if err != nil {
-		// The outcome is unknown: reports are sent again, and a second one is refused as stale.
+		// The outcome is unknown: reports are sent again, and a second one is refused as stale; what was granted is given back.
 		w.Log.Warn("exchange failed", "error", err)
-		l.hungry, l.more = false, false
+		l.hungry, l.more, l.resync = false, false, true
 		return
 	}
+	l.resync = false
 	for i, e := range reply.Errs {
 		if e != nil {
 			w.Log.Info("report refused", "run", l.reports[i].Run, "step", l.reports[i].Step, "error", e)
