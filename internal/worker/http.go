@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/url"
 	"os"
@@ -28,29 +29,22 @@ const maxBody = 64 << 20
 // request sends one HTTP request to an endpoint that the step lists under egress. With: url, method, headers, body, file (where to
 // write the response), expect (list of statuses; default 200-299). The step may declare the value status and the file as outputs.
 func (a *attempt) request(ctx context.Context) {
-	var mu sync.Mutex
-	var records []sandbox.EgressRecord
-	dialer := egress.NewDialer(a.policy().Egress, func(r sandbox.EgressRecord) {
-		mu.Lock()
-		defer mu.Unlock()
-		records = append(records, r)
-	})
 	ctx, stop := context.WithTimeout(ctx, time.Duration(a.spec.TimeoutMs)*time.Millisecond)
 	defer stop()
+	d := newRecordedDials(a.policy().Egress)
 	client := &http.Client{
-		Transport:     &http.Transport{DialContext: dialer.DialContext, DisableKeepAlives: true, Proxy: nil},
+		Transport:     &http.Transport{DialContext: d.dial, DisableKeepAlives: true, Proxy: nil},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
 	err := a.send(ctx, client)
-	client.CloseIdleConnections()
-	mu.Lock()
-	a.report.Egress, _ = json.Marshal(a.egressRecords(records)) // plain structs of ours
-	mu.Unlock()
+	late := ctx.Err() == context.DeadlineExceeded
+	stop()
+	a.report.Egress, _ = json.Marshal(a.egressRecords(d.end())) // plain structs of ours
 	a.report.Protections = json.RawMessage(`{"label":"built-in","layers":{"network":"allow-list"},"tier":0}`)
 	switch {
 	case err == nil:
 		a.report.State, a.report.Reason = work.Succeeded, work.Reason{Code: work.EndedWell}
-	case ctx.Err() == context.DeadlineExceeded:
+	case late:
 		a.fail(work.TimedOut, work.EndedByTimeout, "timeout", "the request took longer than its time limit")
 	default:
 		class := "http"
@@ -62,6 +56,60 @@ func (a *attempt) request(ctx context.Context) {
 		a.fail(work.Failed, work.EndedByExit, class, a.mask(err.Error()))
 		a.lines.say("error", "%v", err)
 	}
+}
+
+// recordedDials are the connections of one request. A client closes them some time after it has answered; the report needs the records
+// of all of them before that.
+type recordedDials struct {
+	dialer *egress.Dialer
+
+	mu      sync.Mutex
+	ended   bool
+	dialing sync.WaitGroup
+	conns   []net.Conn
+	records []sandbox.EgressRecord
+}
+
+func newRecordedDials(allow []sandbox.Endpoint) *recordedDials {
+	d := &recordedDials{}
+	d.dialer = egress.NewDialer(allow, func(r sandbox.EgressRecord) {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		d.records = append(d.records, r)
+	})
+	return d
+}
+
+func (d *recordedDials) dial(ctx context.Context, network, address string) (net.Conn, error) {
+	d.mu.Lock()
+	if d.ended {
+		d.mu.Unlock()
+		return nil, net.ErrClosed
+	}
+	d.dialing.Add(1)
+	d.mu.Unlock()
+	defer d.dialing.Done()
+	conn, err := d.dialer.DialContext(ctx, network, address)
+	if err == nil {
+		d.mu.Lock()
+		d.conns = append(d.conns, conn)
+		d.mu.Unlock()
+	}
+	return conn, err
+}
+
+// end closes every connection, allows no more, and returns the records of all that were tried.
+func (d *recordedDials) end() []sandbox.EgressRecord {
+	d.mu.Lock()
+	d.ended = true
+	d.mu.Unlock()
+	d.dialing.Wait()
+	for _, conn := range d.conns {
+		_ = conn.Close() // the client may have closed it; the record is made once
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.records
 }
 
 func (a *attempt) send(ctx context.Context, client *http.Client) error {

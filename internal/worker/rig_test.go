@@ -305,3 +305,12 @@ func (d driver) Run(ctx context.Context, spec sandbox.Spec) (sandbox.Result, err
 
 // well is the end of a step that did what it should.
 func well() (sandbox.Result, error) { return sandbox.Result{Cause: sandbox.Exited}, nil }
+
+func quoted(t *testing.T, v any) json.RawMessage {
+	t.Helper()
+	raw, err := canonical.Marshal(v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return raw
+}
