@@ -2,6 +2,7 @@ package kernel
 
 import (
 	"context"
+	"maps"
 	"slices"
 
 	"orrery.example/orrery/internal/engine"
@@ -167,7 +168,10 @@ func (u *unit) grant(req *store.ExchangeRequest, r *ReadyStep, worker string, he
 	}
 	spec := h.graph.Spec(r.Step)
 	if missing, ok := offers(req, spec.Run); !ok {
-		h.explain(row, work.Reason{Code: work.WaitsForCapability, Subject: missing})
+		// Workers differ in what they lack. If each wrote its own reason, every write would wake the next one to write.
+		if row.Reason.Code != work.WaitsForCapability && row.Reason.Code != work.WaitsForConcurrency {
+			h.explain(row, work.Reason{Code: work.WaitsForCapability, Subject: missing})
+		}
 		return nil, nil
 	}
 	if key := row.Queue.Concurrency; key != "" {
@@ -204,8 +208,8 @@ func (h *hot) explain(row *work.Step, reason work.Reason) {
 
 // offers reports whether the worker has what the step asks for, and if not, what is missing.
 func offers(req *store.ExchangeRequest, spec *work.RunSpec) (string, bool) {
-	for k, v := range spec.Labels {
-		if req.Labels[k] != v {
+	for _, k := range slices.Sorted(maps.Keys(spec.Labels)) {
+		if v := spec.Labels[k]; req.Labels[k] != v {
 			return "label " + k + "=" + v, false
 		}
 	}
