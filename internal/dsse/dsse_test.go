@@ -39,11 +39,18 @@ func TestPAESpecificationVector(t *testing.T) {
 
 // The key and signature of protocol.md of the specification; its signature is r||s, ours is DER.
 func TestSpecificationSignature(t *testing.T) {
-	number := func(s string) *big.Int { n, _ := new(big.Int).SetString(s, 10); return n }
-	pub := &ecdsa.PublicKey{
-		Curve: elliptic.P256(),
-		X:     number("46950820868899156662930047687818585632848591499744589407958293238635476079160"),
-		Y:     number("5640078356564379163099075877009565129882514886557779369047442380624545832820"),
+	point := make([]byte, 65)
+	point[0] = 4 // uncompressed
+	for i, s := range []string{
+		"46950820868899156662930047687818585632848591499744589407958293238635476079160",
+		"5640078356564379163099075877009565129882514886557779369047442380624545832820",
+	} {
+		n, _ := new(big.Int).SetString(s, 10)
+		n.FillBytes(point[1+32*i : 33+32*i])
+	}
+	pub, err := ecdsa.ParseUncompressedPublicKey(elliptic.P256(), point)
+	if err != nil {
+		t.Fatal(err)
 	}
 	raw, err := base64.StdEncoding.DecodeString("A3JqsQGtVsJ2O2xqrI5IcnXip5GToJ3F+FnZ+O88SjtR6rDAajabZKciJTfUiHqJPcIAriEGAHTVeCUjW2JIZA==")
 	if err != nil {

@@ -203,7 +203,7 @@ func (d *Driver) tryLandlock(ctx context.Context) (string, error) {
 		return "", fmt.Errorf("no Landlock: %w", err)
 	}
 	if abi < shim.LeastABI {
-		return "", fmt.Errorf("Landlock version %d, and %d is the least", abi, shim.LeastABI)
+		return "", fmt.Errorf("version %d of Landlock, and %d is the least", abi, shim.LeastABI)
 	}
 	return fmt.Sprintf("abi %d", abi), d.rehearse(ctx, &shim.Order{Tier: 1, ABI: abi, Readable: []string{"/usr"}})
 }

@@ -282,7 +282,10 @@ func payProcesses([]string) int {
 }
 
 func paySpin([]string) int {
-	for {
+	for n := 0; ; n++ {
+		if n < 0 {
+			return 0 // not in the lifetime of a test
+		}
 	}
 }
 
