@@ -323,32 +323,12 @@ func (c *cli) graphCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			states := map[work.StepID]work.State{}
-			if err := f.Control.EachStep(cmd.Context(), run, func(s *work.Step) { merge(states, s) }); err != nil {
+			states, err := f.Control.States(cmd.Context(), run)
+			if err != nil {
 				return err
 			}
 			return c.graph(built.Plan, states)
 		},
-	}
-}
-
-// merge gives a step of the plan the state of what it became: of several items of a map, that which matters most.
-func merge(states map[work.StepID]work.State, s *work.Step) {
-	id := s.ID.Template()
-	rank := func(x work.State) int {
-		switch {
-		case x.Failure():
-			return 4
-		case !x.Terminal():
-			return 3
-		case x == work.Succeeded:
-			return 2
-		default:
-			return 1
-		}
-	}
-	if old, ok := states[id]; !ok || rank(s.State) > rank(old) {
-		states[id] = s.State
 	}
 }
 

@@ -80,18 +80,7 @@ func (s *Service) Submit(ctx context.Context, sub Submission) (work.Run, error) 
 	if err := s.keepFiles(ctx, sub); err != nil {
 		return work.Run{}, err
 	}
-	inputs, err := evidence.InputsDigest(p.Inputs)
-	if err != nil {
-		return work.Run{}, err
-	}
-	id, err := newRunID()
-	if err != nil {
-		return work.Run{}, err
-	}
-	envelope, err := evidence.SignSubmission(ctx, evidence.Submission{
-		Tenant: sub.Tenant, Run: id, RunToken: sub.RunToken, Pack: p.Pack, InputsDigest: inputs, PlanHash: sub.Built.Hash,
-		Nonce: rand.Text(), IssuedAt: s.Now(), Note: sub.Note,
-	}, sub.By)
+	id, inputs, envelope, err := Request(ctx, sub, s.Now())
 	if err != nil {
 		return work.Run{}, err
 	}
@@ -107,6 +96,22 @@ func (s *Service) Submit(ctx context.Context, sub Submission) (work.Run, error) 
 		return work.Run{}, err
 	}
 	return s.create(ctx, run, sub, inputs, request)
+}
+
+// Request signs what somebody asks to have run, and says under which id.
+func Request(ctx context.Context, sub Submission, now work.Time) (id work.RunID, inputs work.Digest, e dsse.Envelope, err error) {
+	p := sub.Built.Plan
+	if inputs, err = evidence.InputsDigest(p.Inputs); err != nil {
+		return "", "", e, err
+	}
+	if id, err = newRunID(); err != nil {
+		return "", "", e, err
+	}
+	e, err = evidence.SignSubmission(ctx, evidence.Submission{
+		Tenant: sub.Tenant, Run: id, RunToken: sub.RunToken, Pack: p.Pack, InputsDigest: inputs, PlanHash: sub.Built.Hash,
+		Nonce: rand.Text(), IssuedAt: now, Note: sub.Note,
+	}, sub.By)
+	return id, inputs, e, err
 }
 
 func (s *Service) create(ctx context.Context, run work.Run, sub Submission, inputs work.Digest, request []byte) (work.Run, error) {

@@ -76,6 +76,33 @@ func (s *Service) EachStep(ctx context.Context, run work.Run, fn func(*work.Step
 	}
 }
 
+// States returns for every step of the plan what became of it: of several items of a map, that which matters most. A step that nothing has
+// happened to is not in it.
+func (s *Service) States(ctx context.Context, run work.Run) (map[work.StepID]work.State, error) {
+	states := map[work.StepID]work.State{}
+	err := s.EachStep(ctx, run, func(row *work.Step) {
+		id := row.ID.Template()
+		if old, ok := states[id]; !ok || weight(row.State) > weight(old) {
+			states[id] = row.State
+		}
+	})
+	return states, err
+}
+
+// weight orders states by how much somebody who looks wants to know of them.
+func weight(s work.State) int {
+	switch {
+	case s.Failure():
+		return 4
+	case !s.Terminal():
+		return 3
+	case s == work.Succeeded:
+		return 2
+	default:
+		return 1
+	}
+}
+
 // Gates returns the gates of a run that wait for people.
 func (s *Service) Gates(ctx context.Context, run work.Run) ([]work.Step, error) {
 	var out []work.Step

@@ -1,11 +1,14 @@
 package httpapi
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"io"
 	"net/http"
 	"strconv"
+	"strings"
 	"unicode/utf8"
 
 	"orrery.example/orrery/api"
@@ -100,4 +103,37 @@ func envelope(err error, trace string) api.ErrorReply {
 		e.Hint, e.Where = one.Hint, one.Where
 	}
 	return api.ErrorReply{Error: e}
+}
+
+// ReplyTagged writes v as JSON with an ETag over its bytes, or 304 to a client that has them.
+func ReplyTagged(w http.ResponseWriter, r *http.Request, v any) error {
+	raw, err := json.Marshal(v)
+	if err != nil {
+		return fault.Wrap(fault.Internal, err, "encode the answer")
+	}
+	sum := sha256.Sum256(raw)
+	tag := hex.EncodeToString(sum[:16])
+	h := w.Header()
+	h.Set("ETag", `"`+tag+`"`)
+	h.Set("Cache-Control", "private, no-cache")
+	if Matches(r, tag) {
+		w.WriteHeader(http.StatusNotModified)
+		return nil
+	}
+	h.Set("Content-Type", "application/json")
+	h.Set("Content-Length", strconv.Itoa(len(raw)+1))
+	w.WriteHeader(http.StatusOK)
+	_, _ = w.Write(append(raw, '\n')) // a client that is gone does not mind
+	return nil
+}
+
+// Matches reports whether If-None-Match names the tag.
+func Matches(r *http.Request, tag string) bool {
+	for given := range strings.SplitSeq(r.Header.Get("If-None-Match"), ",") {
+		given = strings.TrimPrefix(strings.TrimSpace(given), "W/")
+		if given == "*" || given == `"`+tag+`"` {
+			return true
+		}
+	}
+	return false
 }

@@ -56,4 +56,7 @@ type Call struct {
 	RequestID   string // the trace id
 	TraceParent string // W3C trace context of the caller, or one that begins here
 	Key         string // Idempotency-Key, "" for none
+
+	// Draining is closed when the server stops: streams end then, and their clients go on at another server.
+	Draining <-chan struct{}
 }

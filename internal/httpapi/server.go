@@ -9,6 +9,7 @@ import (
 	"runtime/debug"
 	"slices"
 	"strings"
+	"sync"
 
 	"orrery.example/orrery/internal/access"
 	"orrery.example/orrery/internal/fault"
@@ -42,6 +43,9 @@ type Server struct {
 	routes  map[string]*Route // by pattern
 	callers *buckets
 	guesses *buckets
+
+	draining chan struct{}
+	drain    sync.Once
 }
 
 // New returns a server over the routes of the configuration. Error: fault.Internal for two routes in each other's way.
@@ -55,7 +59,7 @@ func New(c Config) (s *Server, err error) {
 	if c.Burst <= 0 {
 		c.Burst = max(1, int(2*c.Rate))
 	}
-	s = &Server{Config: c, callers: newBuckets(c.Rate, c.Burst), guesses: newBuckets(guessRate, guessBurst), mux: http.NewServeMux(), routes: map[string]*Route{}}
+	s = &Server{Config: c, draining: make(chan struct{}), callers: newBuckets(c.Rate, c.Burst), guesses: newBuckets(guessRate, guessBurst), mux: http.NewServeMux(), routes: map[string]*Route{}}
 	defer func() {
 		if p := recover(); p != nil { // how net/http reports patterns that conflict
 			err = fault.New(fault.Internal, "routes: %v", p)
@@ -70,6 +74,9 @@ func New(c Config) (s *Server, err error) {
 	return s, nil
 }
 
+// Drain ends streams and makes readiness say no. Requests are answered as before.
+func (s *Server) Drain() { s.drain.Do(func() { close(s.draining) }) }
+
 // ServeHTTP implements http.Handler.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	_, pattern := s.mux.Handler(r)
@@ -83,7 +90,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 // answer takes a request through everything that all operations share; the route is nil when there is none.
 func (s *Server) answer(w http.ResponseWriter, r *http.Request, route *Route) {
-	c := &Call{}
+	c := &Call{Draining: s.draining}
 	c.TraceParent, c.RequestID = traceOf(r)
 	h := w.Header()
 	h.Set("X-Request-Id", c.RequestID)

@@ -35,8 +35,17 @@ type Records interface {
 	// deleted, 0 for one that must not exist. Errors: fault.Conflict when it is another.
 	Change(ctx context.Context, changes ...RecordChange) error
 
+	// AuditEnd returns where the audit stream of a tenant ends; zero before its first entry.
+	AuditEnd(ctx context.Context, tenant work.Tenant) (AuditEnd, error)
+
 	// Prune deletes at most limit records that have expired, and returns how many.
 	Prune(ctx context.Context, limit int) (int, error)
+}
+
+// AuditEnd is the end of an audit stream: how many entries it has, and the hash of the last.
+type AuditEnd struct {
+	Seq  int64       `json:"seq"`
+	Head work.Digest `json:"head"`
 }
 
 // RecordChange puts a record, or deletes it.

@@ -110,9 +110,17 @@ const (
 	auditHead = "head"
 )
 
-type auditEnd struct {
-	Seq  int64       `json:"seq"`
-	Head work.Digest `json:"head"`
+// AuditEnd implements store.Records.
+func (s *Store) AuditEnd(ctx context.Context, tenant work.Tenant) (store.AuditEnd, error) {
+	var end store.AuditEnd
+	row, err := s.Record(ctx, tenant, auditKind, auditHead)
+	if fault.CodeOf(err) == fault.NotFound {
+		return end, nil
+	}
+	if err != nil {
+		return end, err
+	}
+	return end, fault.Wrap(fault.Internal, json.Unmarshal(row.Doc, &end), "the end of the audit stream of %s", tenant)
 }
 
 // audit appends the entry of ctx to the audit stream of its tenant: the chain of events of a run that does not exist.
@@ -123,7 +131,7 @@ func (u *unit) audit(ctx context.Context) {
 	}
 	row, err := u.tx.Record(entry.Tenant, auditKind, auditHead)
 	u.fail(err)
-	var end auditEnd
+	var end store.AuditEnd
 	if row == nil {
 		row = &store.Record{Tenant: entry.Tenant, Kind: auditKind, ID: auditHead}
 	} else if err := json.Unmarshal(row.Doc, &end); err != nil {
@@ -137,7 +145,7 @@ func (u *unit) audit(ctx context.Context) {
 	}
 	u.fail(ledger.Link(end.Head, &e))
 	u.fail(u.tx.AppendEvents(entry.Tenant, store.AuditStream, []work.Event{e}))
-	row.Doc, err = json.Marshal(auditEnd{e.Seq, e.Hash})
+	row.Doc, err = json.Marshal(store.AuditEnd{Seq: e.Seq, Head: e.Hash})
 	u.fail(err)
 	row.Version++
 	u.fail(u.tx.PutRecord(*row))

@@ -1,0 +1,93 @@
+package rest
+
+import (
+	"net/http"
+	"strconv"
+
+	"orrery.example/orrery/api"
+	"orrery.example/orrery/internal/access"
+	"orrery.example/orrery/internal/fault"
+	"orrery.example/orrery/internal/httpapi"
+	"orrery.example/orrery/internal/ledger"
+	"orrery.example/orrery/internal/store"
+	"orrery.example/orrery/internal/work"
+)
+
+func (s *service) auditRoutes() []httpapi.Route {
+	list := get("/api/v1/audit", "getAudit", "audit", "Read who did what in the tenant, in order; as NDJSON by Accept", access.Admin, api.AuditList{}, s.getAudit, httpapi.PageParams(
+		httpapi.Param{Name: "from", Type: "integer", Summary: "The number of the first entry, from 1", Example: "1"})...)
+	list.Stream = ndjson
+	return []httpapi.Route{
+		list,
+		get("/api/v1/audit/verification", "verifyAudit", "audit", "Check the hash chain of the audit stream from its first entry on", access.Admin, api.AuditVerdict{}, s.verifyAudit),
+	}
+}
+
+func (s *service) getAudit(w http.ResponseWriter, r *http.Request, c *httpapi.Call) error {
+	page, err := httpapi.ReadPage(r, "audit")
+	if err != nil {
+		return err
+	}
+	from, err := position(r, page)
+	if err != nil {
+		return err
+	}
+	read := func(from int64, limit int) ([]work.Event, error) {
+		return s.Store.Events(r.Context(), c.Tenant, store.AuditStream, from, limit)
+	}
+	if wants(r, ndjson) {
+		return inLines(w, func(line func(any) error) error {
+			return eachOf(from, read, func(e *work.Event) error { return line(e) })
+		})
+	}
+	entries, err := read(from, page.Limit+1)
+	if err != nil {
+		return err
+	}
+	var out api.AuditList
+	if len(entries) > page.Limit {
+		out.NextPageToken = page.Next(strconv.FormatInt(entries[page.Limit].Seq, 10))
+		entries = entries[:page.Limit]
+	}
+	if out.Items, err = recastAll[api.AuditEntry](entries); err != nil {
+		return err
+	}
+	return httpapi.Reply(w, http.StatusOK, out)
+}
+
+// verifyAudit checks the whole chain, and that it ends where the store says it does: a stream that was cut off is not whole.
+func (s *service) verifyAudit(w http.ResponseWriter, r *http.Request, c *httpapi.Call) error {
+	end, err := s.Store.AuditEnd(r.Context(), c.Tenant)
+	if err != nil {
+		return err
+	}
+	head, n, err := ledger.VerifyChain(func(yield func(work.Event, error) bool) {
+		const page = 1000
+		for from := int64(1); from <= end.Seq; {
+			entries, err := s.Store.Events(r.Context(), c.Tenant, store.AuditStream, from, int(min(page, end.Seq-from+1)))
+			if err != nil {
+				yield(work.Event{}, err)
+				return
+			}
+			if len(entries) == 0 {
+				return
+			}
+			for _, e := range entries {
+				if !yield(e, nil) {
+					return
+				}
+			}
+			from += int64(len(entries))
+		}
+	})
+	out := api.AuditVerdict{Valid: true, Entries: n, Head: string(head)}
+	switch {
+	case fault.CodeOf(err) == fault.Unverified:
+		out.Valid, out.Problem = false, err.Error()
+	case err != nil:
+		return err
+	case n != end.Seq || head != end.Head:
+		out.Valid, out.Problem = false, "the stream does not end where it ended"
+	}
+	return httpapi.Reply(w, http.StatusOK, out)
+}

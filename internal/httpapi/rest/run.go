@@ -1,0 +1,271 @@
+package rest
+
+import (
+	"cmp"
+	"net/http"
+	"slices"
+	"strings"
+
+	"orrery.example/orrery/api"
+	"orrery.example/orrery/internal/access"
+	"orrery.example/orrery/internal/fault"
+	"orrery.example/orrery/internal/httpapi"
+	"orrery.example/orrery/internal/store"
+	"orrery.example/orrery/internal/work"
+)
+
+const runs = "/api/v1/runs"
+
+func (s *service) runRoutes() []httpapi.Route {
+	const read = access.PacksRead
+	return []httpapi.Route{
+		get(runs, "listRuns", "runs", "List runs, newest first", read, api.RunList{}, s.listRuns, httpapi.PageParams(
+			httpapi.Param{Name: "state", Type: "array", Summary: "Only runs in one of these states", Example: "running"},
+			httpapi.Param{Name: "pack", Type: "string", Summary: "Only runs of this pack", Example: "hello"},
+			httpapi.Param{Name: "planHash", Type: "string", Summary: "Only runs of this plan"},
+			httpapi.Param{Name: "since", Type: "string", Summary: "Only runs created at or after this time", Example: "2026-01-02T03:04:05.000000Z"},
+			httpapi.Param{Name: "open", Type: "boolean", Summary: "Only runs that have not ended, or whose end nobody has seen", Example: "true"},
+		)...),
+		get(runs+"/{runId}", "getRun", "runs", "Show a run with its steps and the gates that wait", read, api.RunDetail{}, s.getRun),
+		get(runs+"/{runId}/steps", "listSteps", "runs", "List the steps that something has happened to, by id", read, api.StepList{}, s.listSteps, httpapi.PageParams()...),
+		get(runs+"/{runId}/graph", "getGraph", "runs", "Show the plan as a graph with the state of each step", read, api.Graph{}, s.getGraph),
+		get(runs+"/{runId}/why", "whyRun", "runs", "Say why a run waits, or why it ended as it did", read, api.Why{}, s.why),
+		get(runs+"/{runId}/artifacts", "listArtifacts", "runs", "List the outputs of a run", read, api.ArtifactList{}, s.listArtifacts),
+		{
+			Method: http.MethodGet, Path: runs + "/{runId}/artifacts/{digest}", Name: "getArtifact", Tag: "runs", Scope: read,
+			Summary: "Download an output by its digest", Stream: "application/octet-stream", Handle: s.getArtifact,
+		},
+		get("/api/v1/approvals", "listApprovals", "gates", "List the gates that wait for people", read, api.ApprovalList{}, s.listApprovals),
+		get("/api/v1/dead-letters", "listDeadLetters", "runs", "List dead steps that nobody has dealt with, oldest first", access.OrchRead, api.DeadLetterList{}, s.listDeadLetters),
+	}
+}
+
+func toRun(run *work.Run) (api.Run, error) {
+	out, err := recast[api.Run](run)
+	out.RunID = out.ID
+	return out, err
+}
+
+func (s *service) listRuns(w http.ResponseWriter, r *http.Request, c *httpapi.Call) error {
+	page, err := httpapi.ReadPage(r, "runs")
+	if err != nil {
+		return err
+	}
+	q, err := runQuery(r)
+	if err != nil {
+		return err
+	}
+	found, err := s.runsAfter(r, c, q, page)
+	if err != nil {
+		return err
+	}
+	out := api.RunList{Items: []api.Run{}}
+	for i := range found {
+		if i == page.Limit {
+			last := &found[i-1]
+			out.NextPageToken = page.Next(last.Created.String() + "/" + string(last.ID))
+			break
+		}
+		run, err := toRun(&found[i])
+		if err != nil {
+			return err
+		}
+		out.Items = append(out.Items, run)
+	}
+	return httpapi.ReplyTagged(w, r, out)
+}
+
+func runQuery(r *http.Request) (store.RunQuery, error) {
+	v := r.URL.Query()
+	q := store.RunQuery{Pack: v.Get("pack"), PlanHash: work.Digest(v.Get("planHash")), Open: v.Get("open") == "true"}
+	for _, given := range v["state"] {
+		for one := range strings.SplitSeq(given, ",") {
+			state := work.State(one)
+			if !slices.ContainsFunc(work.States(), func(w work.StateWord) bool { return w.State == state }) {
+				return q, fault.New(fault.Invalid, "there is no state %q", one)
+			}
+			q.States = append(q.States, state)
+		}
+	}
+	if since := v.Get("since"); since != "" {
+		at, err := work.ParseTime(since)
+		if err != nil {
+			return q, fault.New(fault.Invalid, "since: %v", err)
+		}
+		q.Since = at
+	}
+	return q, nil
+}
+
+// runsAfter returns one run more than the page has, if there is one. Runs of one microsecond are ordered by id.
+func (s *service) runsAfter(r *http.Request, c *httpapi.Call, q store.RunQuery, page httpapi.Page) ([]work.Run, error) {
+	q.Limit = page.Limit + 1
+	if page.After == "" {
+		return s.Store.Find(r.Context(), c.Tenant, q)
+	}
+	at, id, _ := strings.Cut(page.After, "/")
+	created, err := work.ParseTime(at)
+	if err != nil {
+		return nil, fault.New(fault.Invalid, "page_token is not from this list")
+	}
+	q.Before = created + 1
+	for {
+		found, err := s.Store.Find(r.Context(), c.Tenant, q)
+		if err != nil {
+			return nil, err
+		}
+		full := len(found) == q.Limit
+		found = slices.DeleteFunc(found, func(x work.Run) bool { return x.Created == created && string(x.ID) >= id })
+		if len(found) > page.Limit || !full {
+			return found, nil
+		}
+		q.Limit *= 2
+	}
+}
+
+func (s *service) getRun(w http.ResponseWriter, r *http.Request, c *httpapi.Call) error {
+	run, err := s.run(r, c)
+	if err != nil {
+		return err
+	}
+	sp, err := s.Space(r.Context(), c.Tenant)
+	if err != nil {
+		return err
+	}
+	out := api.RunDetail{Steps: []api.Step{}, Pending: []string{}}
+	if out.Run, err = toRun(&run); err != nil {
+		return err
+	}
+	// A run of very many steps shows the first page; the rest is in the list of steps.
+	rows, err := s.Store.Steps(r.Context(), c.Tenant, run.ID, "", httpapi.MaxPage)
+	if err != nil {
+		return err
+	}
+	if out.Steps, err = recastAll[api.Step](rows); err != nil {
+		return err
+	}
+	gates, err := sp.Control.Gates(r.Context(), run)
+	if err != nil {
+		return err
+	}
+	for i := range gates {
+		out.Pending = append(out.Pending, string(gates[i].ID))
+	}
+	return httpapi.ReplyTagged(w, r, out)
+}
+
+func (s *service) listSteps(w http.ResponseWriter, r *http.Request, c *httpapi.Call) error {
+	page, err := httpapi.ReadPage(r, "steps")
+	if err != nil {
+		return err
+	}
+	run, err := s.run(r, c)
+	if err != nil {
+		return err
+	}
+	rows, err := s.Store.Steps(r.Context(), c.Tenant, run.ID, work.StepID(page.After), page.Limit+1)
+	if err != nil {
+		return err
+	}
+	var out api.StepList
+	if len(rows) > page.Limit {
+		rows = rows[:page.Limit]
+		out.NextPageToken = page.Next(string(rows[page.Limit-1].ID))
+	}
+	if out.Items, err = recastAll[api.Step](rows); err != nil {
+		return err
+	}
+	return httpapi.ReplyTagged(w, r, out)
+}
+
+func (s *service) getGraph(w http.ResponseWriter, r *http.Request, c *httpapi.Call) error {
+	run, err := s.run(r, c)
+	if err != nil {
+		return err
+	}
+	sp, err := s.Space(r.Context(), c.Tenant)
+	if err != nil {
+		return err
+	}
+	built, err := sp.Control.Stored(r.Context(), run)
+	if err != nil {
+		return err
+	}
+	states, err := sp.Control.States(r.Context(), run)
+	if err != nil {
+		return err
+	}
+	out := api.Graph{Nodes: make([]api.GraphNode, len(built.Plan.Steps))}
+	for i := range built.Plan.Steps {
+		p := &built.Plan.Steps[i]
+		out.Nodes[i] = api.GraphNode{
+			ID: string(p.ID), Kind: string(p.Kind), Parent: string(p.Parent), Needs: words(p.Needs),
+			State: string(cmp.Or(states[p.ID], work.Pending)),
+		}
+	}
+	return httpapi.ReplyTagged(w, r, out)
+}
+
+func (s *service) why(w http.ResponseWriter, r *http.Request, c *httpapi.Call) error {
+	run, err := s.run(r, c)
+	if err != nil {
+		return err
+	}
+	sp, err := s.Space(r.Context(), c.Tenant)
+	if err != nil {
+		return err
+	}
+	why, err := sp.Control.Why(r.Context(), run)
+	if err != nil {
+		return err
+	}
+	out, err := recast[api.Why](why)
+	if err != nil {
+		return err
+	}
+	return httpapi.Reply(w, http.StatusOK, out)
+}
+
+func (s *service) listApprovals(w http.ResponseWriter, r *http.Request, c *httpapi.Call) error {
+	sp, err := s.Space(r.Context(), c.Tenant)
+	if err != nil {
+		return err
+	}
+	open, err := s.Store.Find(r.Context(), c.Tenant, store.RunQuery{States: []work.State{work.Running, work.Waiting}, Open: true, Limit: httpapi.MaxPage})
+	if err != nil {
+		return err
+	}
+	out := api.ApprovalList{Items: []api.Approval{}}
+	for i := range open {
+		run := &open[i]
+		gates, err := sp.Control.Gates(r.Context(), *run)
+		if err != nil {
+			return err
+		}
+		for _, g := range gates {
+			given := 0
+			for _, d := range g.Decisions {
+				if d.Decision == "approved" {
+					given++
+				}
+			}
+			out.Items = append(out.Items, api.Approval{
+				Run: string(run.ID), RunName: run.Name, Gate: string(g.ID), PlanHash: string(run.PlanHash), Pack: run.Pack.Name,
+				Since: g.Started.String(), Expires: g.Timer.String(), Given: given,
+			})
+		}
+	}
+	return httpapi.ReplyTagged(w, r, out)
+}
+
+func (s *service) listDeadLetters(w http.ResponseWriter, r *http.Request, c *httpapi.Call) error {
+	letters, err := s.Store.DeadLetters(r.Context(), c.Tenant, httpapi.MaxPage)
+	if err != nil {
+		return err
+	}
+	var out api.DeadLetterList
+	if out.Items, err = recastAll[api.DeadLetter](letters); err != nil {
+		return err
+	}
+	return httpapi.ReplyTagged(w, r, out)
+}
