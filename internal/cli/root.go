@@ -142,6 +142,9 @@ func (c *cli) folderOptions(readOnly bool) (app.Options, error) {
 		}
 		dir = filepath.Join(envOr("XDG_DATA_HOME", filepath.Join(home, ".local", "share")), "orrery")
 	}
+	if !tenantName.MatchString(c.tenant) {
+		return app.Options{}, fault.New(fault.Invalid, "%q is no name of a tenant", c.tenant).WithHint("lower-case letters, digits and dashes, beginning with a letter or digit, at most 63")
+	}
 	abs, err := filepath.Abs(dir)
 	if err != nil {
 		return app.Options{}, fault.Wrap(fault.Invalid, err, "data folder %s", dir)
@@ -163,6 +166,8 @@ func (c *cli) open(ctx context.Context, readOnly bool) (*app.Folder, error) {
 	}
 	return app.Open(ctx, o)
 }
+
+var tenantName = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,62}$`)
 
 var notNameRunes = regexp.MustCompile(`[^A-Za-z0-9._@-]+`)
 

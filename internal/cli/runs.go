@@ -41,6 +41,9 @@ func (c *cli) listCommand() *cobra.Command {
 			defer f.Close()
 			q := store.RunQuery{Pack: packName, Limit: limit}
 			for _, s := range states {
+				if !slices.ContainsFunc(work.States(), func(w work.StateWord) bool { return string(w.State) == s }) {
+					return fault.New(fault.Invalid, "there is no state %q", s).WithHint("states of runs are: queued, running, succeeded, failed, timed-out, cancelled")
+				}
 				q.States = append(q.States, work.State(s))
 			}
 			runs, err := f.Store.Find(cmd.Context(), f.Tenant, q)
@@ -270,6 +273,9 @@ func (c *cli) logsCommand() *cobra.Command {
 			bad := map[work.StepID]bool{}
 			if err := f.Control.EachStep(cmd.Context(), run, func(s *work.Step) { bad[s.ID] = s.State.Failure() }); err != nil {
 				return err
+			}
+			if _, known := bad[work.StepID(step)]; step != "" && !known {
+				return fault.New(fault.NotFound, "nothing has happened in %s to a step %q", run.Name, step).WithHint("orrery runs show %s", run.Name)
 			}
 			items := []work.LogLine{}
 			err = eachLine(cmd.Context(), f, &run, 1, func(l *work.LogLine) {

@@ -91,7 +91,11 @@ func (t *tree) lines(bs []*branch, depth int, now work.Time) []string {
 func (t *tree) line(b *branch, now work.Time) string {
 	s := b.step
 	glyph := t.c.paint(t.w, stateColor(s.state), s.state.Word().Glyph)
-	text := fmt.Sprintf("%s %-28s", glyph, s.id.Local())
+	name := s.id.Local()
+	if item := s.id.Indices(); len(item) > 0 && strings.HasSuffix(s.id.Scope(), "]::") {
+		name += " [" + item[len(item)-1] + "]"
+	}
+	text := fmt.Sprintf("%s %-28s", glyph, name)
 	switch {
 	case s.ended != 0 && s.state != work.Skipped:
 		text += fmt.Sprintf("%8s", duration(s.ended.Sub(s.started)))
