@@ -143,7 +143,9 @@ func (m *machine) fill(row *work.Step, n *node) {
 	if limit <= 0 || limit > window {
 		limit = window
 	}
-	for row.Next < count && row.Open < limit && !row.Stopping && !m.stopping(row.ID) {
+	// Blocks inside of blocks share a bound; below it or not, each keeps one child open, so that every one moves on.
+	run := m.v.Run()
+	for row.Next < count && row.Open < limit && (row.Open == 0 || run.Active < 2*window) && !row.Stopping && !m.stopping(row.ID) {
 		i := row.Next
 		row.Next++
 		m.v.Save(row)

@@ -1,6 +1,8 @@
 package engine
 
 import (
+	"bytes"
+	"encoding/json"
 	"sync"
 
 	"orrery.example/orrery/internal/expression"
@@ -19,6 +21,7 @@ type Graph struct {
 	finally  block
 	programs memo[*expression.Program]
 	texts    memo[*expression.Template]
+	lists    lists
 }
 
 // node is a step of the plan with its neighbours.
@@ -33,6 +36,44 @@ type node struct {
 type block struct {
 	all   []*node
 	roots []*node // those that need no sibling
+}
+
+// lists remembers the decoded items of maps: every child of a map asks for its own, and decoding the whole list for each would make
+// a step of a wide map dearer than one of a narrow map.
+type lists struct {
+	mu sync.Mutex
+	m  map[listKey]list
+}
+
+type listKey struct {
+	run work.RunID
+	id  work.StepID
+}
+
+type list struct {
+	raw   json.RawMessage
+	items []json.RawMessage
+}
+
+const knownLists = 64
+
+// get returns the items that a row holds.
+func (c *lists) get(run work.RunID, row *work.Step) ([]json.RawMessage, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	key := listKey{run, row.ID}
+	if l, ok := c.m[key]; ok && bytes.Equal(l.raw, row.Items) {
+		return l.items, nil
+	}
+	var items []json.RawMessage
+	if err := json.Unmarshal(row.Items, &items); err != nil {
+		return nil, fault.New(fault.Internal, "the items of map %q cannot be read: %v", row.ID, err)
+	}
+	if c.m == nil || len(c.m) >= knownLists {
+		c.m = map[listKey]list{}
+	}
+	c.m[key] = list{row.Items, items}
+	return items, nil
 }
 
 // memo remembers what a source text compiles to. Compiling is pure, so the lock hides nothing that a caller could observe.

@@ -13,7 +13,6 @@ type machine struct {
 	v     View
 	now   work.Time
 	ended []work.StepID // ended, but their neighbours do not know yet
-	items map[work.StepID][]json.RawMessage
 }
 
 // begin sets the clock of the transition: never behind what the run has already seen.
@@ -23,7 +22,7 @@ func begin(g *Graph, v View, now work.Time) *machine {
 		now = run.Updated + 1
 	}
 	run.Updated = now
-	return &machine{g: g, v: v, now: now, items: map[work.StepID][]json.RawMessage{}}
+	return &machine{g: g, v: v, now: now}
 }
 
 // settle passes every end on to its neighbours until nothing moves, and then sees whether the run is through.

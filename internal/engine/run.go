@@ -116,7 +116,7 @@ func (m *machine) endRun() {
 		}
 	}
 	run.State, run.Outcome, run.Reason, run.Phase = state, state, reason, work.PhaseEnded
-	run.Ended, run.Due = m.now, 0
+	run.Ended, run.Due, run.Paused = m.now, 0, nil
 	m.v.Emit(work.RunEnded, "", 0, work.EndedData{State: state, Reason: reason, Outputs: run.Outputs})
 }
 

@@ -193,16 +193,13 @@ func (m *machine) item(id work.StepID, index int) (any, error) {
 			return value(spec.Static[index])
 		}
 	default:
-		items, ok := m.items[id]
-		if !ok {
-			var raw []json.RawMessage
-			if row := m.v.Step(id); row != nil {
-				if err := json.Unmarshal(row.Items, &raw); err != nil {
-					return nil, fault.New(fault.Internal, "the items of map %q cannot be read: %v", id, err)
-				}
-			}
-			items = raw
-			m.items[id] = items
+		row := m.v.Step(id)
+		if row == nil {
+			return nil, fault.New(fault.Internal, "map %q has not started", id)
+		}
+		items, err := m.g.lists.get(m.v.Run().ID, row)
+		if err != nil {
+			return nil, err
 		}
 		if index < len(items) {
 			return value(items[index])
