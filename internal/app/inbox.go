@@ -110,7 +110,8 @@ func (f *Folder) inbox(ctx context.Context) {
 	}
 }
 
-// Collect carries out what lies in the inbox. What is refused is kept with its reason, for the sender to read.
+// Collect carries out what lies in the inbox. What is refused is kept with its reason, for the sender to read. What could not be
+// carried out, because the process ends or the disk is full, stays for later.
 func (f *Folder) Collect(ctx context.Context) {
 	box := filepath.Join(f.Dir, inboxFolder)
 	entries, err := os.ReadDir(box)
@@ -121,8 +122,16 @@ func (f *Folder) Collect(ctx context.Context) {
 		if !strings.HasSuffix(e.Name(), ".dsse.json") || !e.Type().IsRegular() {
 			continue
 		}
+		if ctx.Err() != nil {
+			return
+		}
 		name := filepath.Join(box, e.Name())
-		if err := f.take(ctx, name); err != nil {
+		err := f.take(context.WithoutCancel(ctx), name)
+		if passing(err) {
+			f.Log.Error("inbox: not yet", "file", e.Name(), "error", err)
+			return
+		}
+		if err != nil {
 			f.Log.Warn("inbox: refused", "file", e.Name(), "error", err)
 			if err := f.refuse(name, err); err != nil {
 				f.Log.Error("inbox", "error", err)
@@ -135,9 +144,22 @@ func (f *Folder) Collect(ctx context.Context) {
 	}
 }
 
+// passing reports whether a document was not taken for a reason that has nothing to do with it.
+func passing(err error) bool {
+	switch fault.CodeOf(err) {
+	case fault.Internal, fault.Unavailable, fault.Exhausted:
+		return true
+	default:
+		return false
+	}
+}
+
 func (f *Folder) take(ctx context.Context, name string) error {
 	info, err := os.Stat(name)
-	if err != nil || info.Size() > maxInboxFile {
+	if err != nil {
+		return fault.Wrap(fault.Internal, err, "inbox")
+	}
+	if info.Size() > maxInboxFile {
 		return fault.New(fault.Invalid, "the document is larger than %d bytes", maxInboxFile)
 	}
 	raw, err := os.ReadFile(name)
@@ -152,6 +174,12 @@ func (f *Folder) take(ctx context.Context, name string) error {
 		return f.obey(ctx, envelope)
 	}
 	_, err = f.Control.Decide(ctx, f.Tenant, envelope)
+	if fault.CodeOf(err) == fault.Conflict {
+		// A process that was killed between taking a document and removing it leaves it here.
+		if counted, e := f.Control.Counted(ctx, f.Tenant, envelope); e == nil && counted {
+			return nil
+		}
+	}
 	return err
 }
 

@@ -77,8 +77,12 @@ func (c *cli) decide(ctx context.Context, name, decision string, a *answerFlags)
 		if err != nil {
 			return err
 		}
-		if err := c.awaitInbox(ctx, file); err != nil {
+		attended, err := c.handOver(ctx, file)
+		if err != nil {
 			return err
+		}
+		if !attended && !a.leave {
+			return c.carryOn(ctx, string(run.ID), &a.run)
 		}
 		c.say("%s %s by %s; the run goes on where it is being worked on", gate, decision, key.Name())
 		return c.emitNow(ctx, f, run)
@@ -116,22 +120,53 @@ func (c *cli) gate(ctx context.Context, f *app.Folder, run *work.Run, name strin
 	}
 }
 
-// awaitInbox waits until the process that holds the folder has taken a document, and returns its refusal.
+// carryOn works on a run unless somebody else has begun to.
+func (c *cli) carryOn(ctx context.Context, name string, r *runFlags) error {
+	f, run, err := c.find(ctx, name, false)
+	if fault.CodeOf(err) == fault.Locked {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return c.drive(ctx, f, run, r)
+}
+
+// awaitInbox waits until a document in the inbox has been taken, and returns its refusal.
 func (c *cli) awaitInbox(ctx context.Context, file string) error {
-	ctx, stop := context.WithTimeout(ctx, 15*time.Second)
+	_, err := c.handOver(ctx, file)
+	return err
+}
+
+// handOver waits until a document in the inbox has been taken, and returns its refusal. The process that held the folder may end
+// without having looked there; then this one takes the document, and attended is false.
+func (c *cli) handOver(ctx context.Context, file string) (attended bool, err error) {
+	limit, stop := context.WithTimeout(ctx, 15*time.Second)
 	defer stop()
 	look := time.NewTicker(100 * time.Millisecond)
 	defer look.Stop()
-	for {
-		refusal, done := app.Outcome(file)
-		if done {
-			return refusal
+	for attended = true; ; {
+		if refusal, done := app.Outcome(file); done {
+			return attended, refusal
 		}
 		select {
-		case <-ctx.Done():
-			return fault.New(fault.Unavailable, "the process that holds the data folder has not taken it yet; it lies in the inbox").
+		case <-limit.Done():
+			return attended, fault.New(fault.Unavailable, "the process that holds the data folder has not taken it yet; it lies in the inbox").
 				WithHint("it counts as soon as that process or the next one looks there")
 		case <-look.C:
+		}
+		f, err := c.open(ctx, false)
+		if fault.CodeOf(err) == fault.Locked {
+			continue
+		}
+		if err != nil {
+			return attended, err
+		}
+		attended = false
+		f.Collect(ctx)
+		if err := f.Close(); err != nil {
+			return attended, err
 		}
 	}
 }
