@@ -56,11 +56,14 @@ bench: ## run the benchmarks that match BENCH (all)
 demo: build ## show the product on examples
 	PATH="$(CURDIR)/bin:$$PATH" ./scripts/demo.sh
 
-docs: ## write the list of packages into ARCHITECTURE.md
+docs: ## write what is generated: the list of packages, the reference of commands
 	go test ./internal/arch -run '^TestArchitecture$$' -write
+	go test ./internal/cli -run '^TestReference$$' -update
 
-docs-check: ## check links, the index of decisions and the list of packages
+docs-check: ## check links, what is generated, and every command that the documents show
 	go test ./internal/arch -run '^TestArchitecture$$|^TestTree$$/^(link|adr|word)$$'
+	go test ./internal/cli -run '^TestReference$$'
+	go test ./test/blackbox -run '^TestDocuments$$|^TestExitCodes$$'
 
 clean: ## remove what was built
 	rm -rf bin
