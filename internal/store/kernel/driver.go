@@ -31,6 +31,40 @@ type Driver interface {
 	Close() error
 }
 
+// Shared is a driver of a store that several processes change at the same time. Its Update may run fn more than once, and its Tx is
+// a Locker.
+type Shared interface {
+	Driver
+
+	// Writers is how many transactions of one process are worth having under way at once.
+	Writers() int
+}
+
+// Locker is a Tx of a shared driver. What a transaction reads of a run is true until its commit only when the run is locked: Run and
+// Lock wait for that, TryLock does not. Transactions that wait for each other are run again, so waiting is for what is named first,
+// in one order; whatever is found later is tried.
+type Locker interface {
+	// Lock locks and loads what the commands of a batch name, before anything else.
+	Lock(Needs) error
+
+	// TryLock locks and loads the runs of steps, and the steps, as far as nobody else has locked them. It says which.
+	TryLock([]StepRef) ([]bool, error)
+
+	// Peek returns the rows of steps as they were committed last, without their runs being locked.
+	Peek([]StepRef) ([]*work.Step, error)
+
+	// Fresh says that the store has nothing of a run, so that its rows need not be looked for.
+	Fresh(work.Tenant, work.RunID)
+}
+
+// Needs is what is known of a batch before it runs.
+type Needs struct {
+	Steps    []StepRef     // with their runs; the run alone where Step is ""
+	New      []*work.Run   // that are about to be created
+	Sessions []string      // that must not end meanwhile
+	Audits   []work.Tenant // whose audit stream grows
+}
+
 // Reader finds rows in one snapshot. A row that does not exist is nil (or zero) and no error. Returned rows belong to the caller.
 type Reader interface {
 	RunReader

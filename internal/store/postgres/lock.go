@@ -1,0 +1,218 @@
+package postgres
+
+import (
+	"crypto/sha256"
+	"encoding/binary"
+	"slices"
+
+	"github.com/jackc/pgx/v5"
+
+	"orrery.example/orrery/internal/store"
+	"orrery.example/orrery/internal/store/kernel"
+	"orrery.example/orrery/internal/work"
+)
+
+// Kinds of concurrency keys.
+const (
+	admission   = "admission"   // of runs
+	concurrency = "concurrency" // of steps
+)
+
+// lockKey makes the transaction, if it writes, the only one that counts under a key until it ends. The lock is taken by a statement of
+// its own before the one that counts, whose snapshot is then newer than the commit of whoever had it.
+func (r *reader) lockKey(kind string, tenant work.Tenant, key string) {
+	if r.t == nil {
+		return
+	}
+	h := sha256.New()
+	for _, part := range []string{kind, string(tenant), key} {
+		var size [8]byte
+		binary.BigEndian.PutUint64(size[:], uint64(len(part)))
+		h.Write(size[:])
+		h.Write([]byte(part))
+	}
+	// Two keys that meet in 64 bits wait for each other without need, no more.
+	r.l.hear(`SELECT pg_advisory_xact_lock($1)`, func(pgx.Rows) error { return nil }, int64(binary.BigEndian.Uint64(h.Sum(nil))))
+}
+
+const (
+	runsByKey = `SELECT r.* FROM unnest($1::text[], $2::text[]) AS k (tenant, id)
+		CROSS JOIN LATERAL (SELECT ` + runColumns + ` FROM runs x WHERE x.tenant = k.tenant AND x.id = k.id LIMIT 1 `
+	lookAtRuns = runsByKey + `) r`
+	lockRuns   = runsByKey + `FOR UPDATE) r`
+	tryRuns    = runsByKey + `FOR UPDATE SKIP LOCKED) r`
+)
+
+// Lock implements kernel.Locker. The order is that of the fields, and within each that of the keys: runs, sessions, ends of audit streams.
+// Everything goes to the server at once, with the BEGIN.
+func (t *tx) Lock(n kernel.Needs) error {
+	steps := slices.Clone(n.Steps)
+	slices.SortFunc(steps, compareRefs)
+	steps = slices.Compact(steps)
+	var keys []runKey
+	for _, ref := range steps {
+		if key := (runKey{ref.Tenant, ref.Run}); len(keys) == 0 || keys[len(keys)-1] != key {
+			keys = append(keys, key)
+		}
+	}
+	steps = slices.DeleteFunc(steps, func(ref kernel.StepRef) bool { return ref.Step == "" })
+	var locked []*work.Run
+	t.hearRuns(lockRuns, keys, &locked)
+	learn := t.hearSteps(steps)
+	taken := t.hearNew(n.New)
+	sessions := slices.Compact(slices.Sorted(slices.Values(n.Sessions)))
+	var open []store.Session
+	if len(sessions) > 0 {
+		t.l.hear(sessionColumns+`WHERE id = ANY ($1) ORDER BY id FOR KEY SHARE`, func(rows pgx.Rows) error { return scanSession(rows, &open) }, sessions)
+	}
+	for _, tenant := range slices.Compact(slices.Sorted(slices.Values(n.Audits))) {
+		t.l.hear(`SELECT FROM records WHERE tenant = $1 AND kind = 'audit' AND id = 'head' FOR UPDATE`, func(pgx.Rows) error { return nil }, tenant)
+	}
+	if err := t.l.send(); err != nil {
+		return t.fail(err)
+	}
+	t.knowRuns(keys, locked)
+	taken()
+	t.knowSessions(sessions, open)
+	return t.fail(learn())
+}
+
+func (t *tx) hearRuns(query string, keys []runKey, into *[]*work.Run) {
+	if len(keys) == 0 {
+		return
+	}
+	tenants, ids := make([]string, len(keys)), make([]string, len(keys))
+	for i, key := range keys {
+		tenants[i], ids[i] = string(key.tenant), string(key.run)
+	}
+	t.l.hear(query, func(rows pgx.Rows) error {
+		row, err := scanRun(rows)
+		*into = append(*into, row)
+		return err
+	}, tenants, ids)
+}
+
+func (t *tx) knowRuns(asked []runKey, found []*work.Run) {
+	for _, key := range asked {
+		t.know(key, nil)
+	}
+	for _, row := range found {
+		t.know(runKey{row.Tenant, row.ID}, row)
+	}
+}
+
+// hearSteps asks for rows and returns what is to be done when they have arrived.
+func (t *tx) hearSteps(asked []kernel.StepRef) (learn func() error) {
+	if len(asked) == 0 {
+		return func() error { return nil }
+	}
+	var found []*work.Step
+	var long []longValue
+	tenants, runs, ids := columns(asked)
+	t.l.hear(stepsByRef, func(rows pgx.Rows) error {
+		row, err := scanStep(rows, &long)
+		found = append(found, row)
+		return err
+	}, tenants, runs, ids)
+	return func() error {
+		if err := t.fetch(long); err != nil {
+			return err
+		}
+		t.knowSteps(asked, found)
+		return nil
+	}
+}
+
+// hearNew asks which ids, names and tokens of runs that are about to be created are taken, and returns what is to be done then. What is
+// free now may be taken before the commit: then a unique index refuses the transaction and it is run again.
+func (t *tx) hearNew(runs []*work.Run) (learn func()) {
+	if len(runs) == 0 {
+		return func() {}
+	}
+	asked := map[textKey]bool{}
+	texts := map[byte]*[2][]string{'i': {}, 'n': {}, 't': {}}
+	for _, r := range runs {
+		for kind, s := range map[byte]string{'i': string(r.ID), 'n': r.Name, 't': r.RunToken} {
+			if s != "" {
+				asked[textKey{r.Tenant, kind, s}] = true
+				texts[kind][0], texts[kind][1] = append(texts[kind][0], string(r.Tenant)), append(texts[kind][1], s)
+			}
+		}
+	}
+	for kind, column := range map[byte]string{'i': `id = k.text`, 'n': `name = k.text`, 't': `token = k.text AND x.token <> ''`} {
+		if len(texts[kind][0]) == 0 {
+			continue
+		}
+		t.l.hear(`SELECT k.tenant, k.text FROM unnest($1::text[], $2::text[]) AS k (tenant, text)
+			CROSS JOIN LATERAL (SELECT 1 FROM runs x WHERE x.tenant = k.tenant AND x.`+column+` LIMIT 1) r`, func(rows pgx.Rows) error {
+			found := textKey{kind: kind}
+			err := rows.Scan(&found.tenant, &found.text)
+			delete(asked, found)
+			return err
+		}, texts[kind][0], texts[kind][1])
+	}
+	return func() {
+		for free := range asked {
+			if free.kind == 'i' {
+				if key := (runKey{free.tenant, work.RunID(free.text)}); t.runs[key] == nil {
+					t.know(key, nil)
+				}
+				continue
+			}
+			t.names[free] = true
+		}
+	}
+}
+
+// TryLock implements kernel.Locker.
+func (t *tx) TryLock(refs []kernel.StepRef) ([]bool, error) {
+	if err := t.stage(); err != nil {
+		return nil, err
+	}
+	var keys []runKey
+	var steps []kernel.StepRef
+	asked := map[runKey]bool{}
+	for _, ref := range refs {
+		key := runKey{ref.Tenant, ref.Run}
+		if t.runs[key] == nil && !asked[key] {
+			asked[key] = true
+			keys = append(keys, key)
+		}
+		if row := t.steps[ref]; ref.Step != "" && (row == nil || !row.known) {
+			steps = append(steps, ref)
+		}
+	}
+	var locked []*work.Run
+	t.hearRuns(tryRuns, keys, &locked)
+	learn := t.hearSteps(steps)
+	if err := t.l.send(); err != nil {
+		return nil, t.fail(err)
+	}
+	for _, row := range locked {
+		t.know(runKey{row.Tenant, row.ID}, row)
+	}
+	if err := learn(); err != nil {
+		return nil, t.fail(err)
+	}
+	out := make([]bool, len(refs))
+	for i, ref := range refs {
+		out[i] = t.runs[runKey{ref.Tenant, ref.Run}] != nil
+		if !out[i] && ref.Step != "" {
+			delete(t.steps, ref) // read without the lock of its run: another time it may be another
+		}
+	}
+	return out, nil
+}
+
+// Peek implements kernel.Locker.
+func (t *tx) Peek(refs []kernel.StepRef) ([]*work.Step, error) {
+	if len(refs) == 0 {
+		return nil, nil
+	}
+	tenants, runs, ids := columns(refs)
+	found, err := t.findSteps(stepsByRef, tenants, runs, ids)
+	return found, err
+}
+
+// Fresh implements kernel.Locker.
+func (t *tx) Fresh(tenant work.Tenant, run work.RunID) { t.fresh[runKey{tenant, run}] = true }

@@ -1,0 +1,106 @@
+package postgres
+
+import (
+	"github.com/jackc/pgx/v5"
+
+	"orrery.example/orrery/internal/store"
+	"orrery.example/orrery/internal/work"
+)
+
+type recordKey struct {
+	tenant   work.Tenant
+	kind, id string
+}
+
+const recordColumns = `SELECT tenant, kind, id, version, expires, doc FROM records `
+
+func (r *reader) findRecords(query string, args ...any) ([]store.Record, error) {
+	var out []store.Record
+	err := r.ask(query, func(rows pgx.Rows) error {
+		var row store.Record
+		var doc []byte
+		err := rows.Scan(&row.Tenant, &row.Kind, &row.ID, &row.Version, &row.Expires, &doc)
+		if row.Doc = doc; len(doc) == 0 {
+			row.Doc = nil
+		}
+		out = append(out, row)
+		return err
+	}, args...)
+	return out, err
+}
+
+// Record implements kernel.RecordReader. A transaction that writes locks the row; where there is none, the primary key refuses the
+// second of two that make one, which is then run again.
+func (r *reader) Record(tenant work.Tenant, kind, id string) (*store.Record, error) {
+	found, err := r.findRecords(recordColumns+`WHERE tenant = $1 AND kind = $2 AND id = $3`+r.forUpdate(), tenant, kind, id)
+	if err != nil {
+		return nil, err
+	}
+	if r.t != nil {
+		r.t.records[recordKey{tenant, kind, id}] = len(found) > 0
+	}
+	if len(found) == 0 {
+		return nil, nil
+	}
+	return &found[0], nil
+}
+
+// Records implements kernel.RecordReader.
+func (r *reader) Records(tenant work.Tenant, kind, prefix, after string, limit int) ([]store.Record, error) {
+	end := prefixEnd(prefix)
+	return r.findRecords(recordColumns+`WHERE tenant = $1 AND kind = $2 AND id >= $3 AND ($4 = '' OR id < $4) AND ($5 = '' OR id > $5)
+		ORDER BY id LIMIT $6`, tenant, kind, prefix, end, after, all(limit))
+}
+
+// prefixEnd returns what comes after everything that begins with a prefix, "" for the end of all. It is cut to whole characters: a
+// text of the database has no half ones.
+func prefixEnd(prefix string) string {
+	runes := []rune(prefix)
+	for i := len(runes) - 1; i >= 0; i-- {
+		next := runes[i] + 1
+		if next == 0xd800 {
+			next = 0xe000
+		}
+		if next <= 0x10ffff {
+			return string(append(runes[:i:i], next))
+		}
+	}
+	return ""
+}
+
+// PutRecord implements kernel.RecordWriter.
+func (t *tx) PutRecord(row store.Record) error {
+	key := recordKey{row.Tenant, row.Kind, row.ID}
+	there, known := t.records[key]
+	if !known {
+		found, err := t.Record(row.Tenant, row.Kind, row.ID)
+		if err != nil {
+			return err
+		}
+		there = found != nil
+	}
+	query := `INSERT INTO records (tenant, kind, id, version, expires, doc) VALUES ($1, $2, $3, $4, $5, $6)`
+	if there {
+		query = `UPDATE records SET version = $4, expires = $5, doc = $6 WHERE tenant = $1 AND kind = $2 AND id = $3`
+	}
+	t.l.tell(query, row.Tenant, row.Kind, row.ID, row.Version, row.Expires, notNull(row.Doc))
+	t.records[key] = true
+	return nil
+}
+
+// DeleteRecord implements kernel.RecordWriter.
+func (t *tx) DeleteRecord(tenant work.Tenant, kind, id string) error {
+	t.l.tell(`DELETE FROM records WHERE tenant = $1 AND kind = $2 AND id = $3`, tenant, kind, id)
+	t.records[recordKey{tenant, kind, id}] = false
+	return nil
+}
+
+// PruneRecords implements kernel.RecordWriter. What another transaction uses at the moment is passed over.
+func (t *tx) PruneRecords(now work.Time, limit int) (int, error) {
+	n := 0
+	err := t.ask(`WITH due AS MATERIALIZED (SELECT ctid FROM records WHERE expires <> 0 AND expires <= $1
+		ORDER BY expires, tenant, kind, id LIMIT $2 FOR UPDATE SKIP LOCKED)
+		DELETE FROM records WHERE ctid = ANY (ARRAY(SELECT ctid FROM due)) RETURNING 1`, func(pgx.Rows) error { n++; return nil }, now, all(limit))
+	clear(t.records)
+	return n, err
+}

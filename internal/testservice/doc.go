@@ -1,0 +1,6 @@
+// Package testservice starts real servers for tests and benchmarks: PostgreSQL, pgbouncer and an S3 server, each on a free port of the
+// loopback with its files in a temporary folder, as an ordinary user where the server refuses to be root.
+//
+// A server that is not installed is an error that names what to install, never a test that is passed over. Servers are bound to the
+// life of the process that started them: they end with it, in whatever way it ends.
+package testservice
