@@ -125,7 +125,7 @@ func (w *Worker) Run(ctx context.Context) error {
 		if stopping == nil && l.active == 0 && len(l.reports) == 0 {
 			return nil
 		}
-		if l.hungry && len(l.reports) == 0 && len(w.done) == 0 && stopping != nil && l.more {
+		if l.more && l.hungry && l.active < w.Slots && stopping != nil {
 			continue
 		}
 		select {
