@@ -153,6 +153,7 @@ func (c *cli) drive(ctx context.Context, f *app.Folder, run work.Run, r *runFlag
 	if r.detach && !run.State.Terminal() {
 		return c.background(ctx, f, run)
 	}
+	signal.Ignore(syscall.SIGPIPE) // who reads the output may leave; the run goes on
 	work, stopWork := context.WithCancel(ctx)
 	defer stopWork()
 	var finish func() error
