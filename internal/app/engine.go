@@ -3,6 +3,7 @@ package app
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -10,10 +11,12 @@ import (
 	"sync"
 	"time"
 
+	"orrery.example/orrery/internal/attest"
 	"orrery.example/orrery/internal/fault"
 	"orrery.example/orrery/internal/sandbox"
 	"orrery.example/orrery/internal/sandbox/linux"
 	"orrery.example/orrery/internal/sandbox/workspace"
+	"orrery.example/orrery/internal/work"
 	"orrery.example/orrery/internal/worker"
 )
 
@@ -23,11 +26,25 @@ const defaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bi
 // Start lets the folder work in the background until ctx ends: a worker, the timers, the inbox, the seals. The returned
 // function waits until everything under way has ended.
 func (f *Folder) Start(ctx context.Context) (wait func() error, err error) {
+	w, err := f.worker(ctx, f.Tenant, filepath.Join(f.Dir, "work"))
+	if err != nil {
+		return nil, err
+	}
+	var group sync.WaitGroup
+	var failed error
+	group.Go(func() { failed = w.Run(ctx) })
+	group.Go(func() { f.timers(ctx) })
+	group.Go(func() { f.inbox(ctx) })
+	group.Go(func() { seals(ctx, f.Attest, f.Store.Watch(ctx), f.Tenant, f.Log) })
+	return func() error { group.Wait(); return failed }, nil
+}
+
+// worker makes the worker of this process for a tenant, with an empty folder for its workspaces.
+func (f *Folder) worker(ctx context.Context, tenant work.Tenant, spaces string) (*worker.Worker, error) {
 	driver, err := f.Driver()
 	if err != nil {
 		return nil, err
 	}
-	spaces := filepath.Join(f.Dir, "work")
 	if err := sweep(spaces); err != nil {
 		return nil, err
 	}
@@ -43,17 +60,14 @@ func (f *Folder) Start(ctx context.Context) (wait func() error, err error) {
 	if path == "" {
 		path = defaultPath
 	}
-	w := worker.New(worker.Config{
-		Name: host + "/local", Tenant: f.Tenant, Slots: slots, Dir: spaces, Local: true, Sandbox: driver, Tier: int(sandbox.T3),
-		Inside: insideOf(ctx, driver), Secret: resolveSecret, Path: path, Wake: f.Store.Watch(ctx), Now: Now, Log: f.Log,
-	}, f.Store, f.Blobs)
-	var group sync.WaitGroup
-	var failed error
-	group.Go(func() { failed = w.Run(ctx) })
-	group.Go(func() { f.timers(ctx) })
-	group.Go(func() { f.inbox(ctx) })
-	group.Go(func() { f.seals(ctx) })
-	return func() error { group.Wait(); return failed }, nil
+	secret := f.Secret
+	if secret == nil {
+		secret = resolveSecret
+	}
+	return worker.New(worker.Config{
+		Name: host + "/local", Tenant: tenant, Slots: slots, Dir: spaces, Local: true, Sandbox: driver, Tier: int(sandbox.T3),
+		Inside: insideOf(ctx, driver), Secret: secret, Path: path, Wake: f.Store.Watch(ctx), Now: Now, Log: f.Log,
+	}, f.Store, f.Blobs), nil
 }
 
 // insideOf tells where a step sees its work folder: at a fixed place when it has a root of its own, else where it is.
@@ -100,12 +114,11 @@ func (f *Folder) timers(ctx context.Context) {
 	}
 }
 
-// seals puts ended runs into the log soon after their end.
-func (f *Folder) seals(ctx context.Context) {
-	wake := f.Store.Watch(ctx)
+// seals puts ended runs of a tenant into the log soon after their end.
+func seals(ctx context.Context, a *attest.Service, wake <-chan struct{}, tenant work.Tenant, log *slog.Logger) {
 	for {
-		if _, err := f.Attest.Seal(context.WithoutCancel(ctx), f.Tenant); err != nil {
-			f.Log.Error("sealing", "error", err)
+		if _, err := a.Seal(context.WithoutCancel(ctx), tenant); err != nil {
+			log.Error("sealing", "tenant", tenant, "error", err)
 		}
 		if !pause(ctx, wake, time.Second) {
 			return

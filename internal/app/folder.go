@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"orrery.example/orrery/internal/attest"
+	"orrery.example/orrery/internal/blob"
 	"orrery.example/orrery/internal/blob/folder"
 	"orrery.example/orrery/internal/control"
 	"orrery.example/orrery/internal/fault"
@@ -29,9 +30,10 @@ type Options struct {
 	ReadOnly         bool // only look; works while another process holds the folder
 	Slots            int  // steps at once; 0 means twice the processors
 	AllowUnsandboxed bool
-	ReadPaths        []string // host paths that every step may read
-	StepPath         string   // PATH of steps; empty means the system's folders
-	Withhold         []string // sandbox layers to do without, to see what is refused
+	ReadPaths        []string                         // host paths that every step may read
+	StepPath         string                           // PATH of steps; empty means the system's folders
+	Withhold         []string                         // sandbox layers to do without, to see what is refused
+	Secret           func(ref string) ([]byte, error) // resolves references to secrets for the worker here; nil lets a step have what this user has
 	Log              *slog.Logger
 }
 
@@ -39,7 +41,7 @@ type Options struct {
 type Folder struct {
 	Options
 	Store   *kernel.Store
-	Blobs   *folder.Store
+	Blobs   blob.Store
 	Keys    *keyring.Folder
 	Control *control.Service
 	Attest  *attest.Service
@@ -96,16 +98,24 @@ func (f *Folder) open(ctx context.Context) error {
 
 // ready makes the folder's own keys and takes back what a process that is gone had under way.
 func (f *Folder) ready(ctx context.Context) error {
-	attestor, err := f.own(AttestorName, keyring.ECDSAP256, keyring.Attest)
-	if err != nil {
+	var err error
+	if f.Attest, err = f.attestor(f.Keys); err != nil {
 		return err
 	}
-	logKey, err := f.own(LogName, keyring.Ed25519, keyring.Log)
-	if err != nil {
-		return err
-	}
-	f.Attest = &attest.Service{Store: f.Store, Blobs: f.Blobs, Attestor: attestor, LogKey: logKey, Trust: f.Keys.Trust, Now: Now}
 	return f.Store.Recover(ctx)
+}
+
+// attestor seals and attests with the keys of a tenant, made at the first use.
+func (f *Folder) attestor(keys *keyring.Folder) (*attest.Service, error) {
+	attestor, err := own(keys, AttestorName, keyring.ECDSAP256, keyring.Attest)
+	if err != nil {
+		return nil, err
+	}
+	logKey, err := own(keys, LogName, keyring.Ed25519, keyring.Log)
+	if err != nil {
+		return nil, err
+	}
+	return &attest.Service{Store: f.Store, Blobs: f.Blobs, Attestor: attestor, LogKey: logKey, Trust: keys.Trust, Now: Now}, nil
 }
 
 // Names of the keys that a data folder makes for itself.
@@ -114,10 +124,10 @@ const (
 	LogName      = "ledger"
 )
 
-func (f *Folder) own(name string, a keyring.Algorithm, u keyring.Usage) (*keyring.Private, error) {
-	key, err := f.Keys.Load(name, u, Now())
+func own(keys *keyring.Folder, name string, a keyring.Algorithm, u keyring.Usage) (*keyring.Private, error) {
+	key, err := keys.Load(name, u, Now())
 	if fault.CodeOf(err) == fault.NotFound {
-		return f.Keys.Generate(name, a, []keyring.Usage{u}, Now())
+		return keys.Generate(name, a, []keyring.Usage{u}, Now())
 	}
 	return key, err
 }

@@ -121,6 +121,7 @@ func (s *Service) create(ctx context.Context, run work.Run, sub Submission, inpu
 		ReplayToken: string(canonical.Digest([]byte(string(inputs) + "\n" + string(run.PlanHash)))),
 		Request:     canonical.Digest(request), Carried: sub.Carried, Concurrency: run.ConcurrencyKey,
 	}
+	store.About(ctx, string(run.ID))
 	for attempt := 0; ; attempt++ {
 		run.Name = newName(attempt)
 		data.Name = run.Name

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"unicode/utf8"
@@ -111,6 +112,11 @@ func ReplyTagged(w http.ResponseWriter, r *http.Request, v any) error {
 	if err != nil {
 		return fault.Wrap(fault.Internal, err, "encode the answer")
 	}
+	return replyRaw(w, r, raw)
+}
+
+// replyRaw writes JSON with an ETag over its bytes.
+func replyRaw(w http.ResponseWriter, r *http.Request, raw []byte) error {
 	sum := sha256.Sum256(raw)
 	tag := hex.EncodeToString(sum[:16])
 	h := w.Header()
@@ -123,7 +129,7 @@ func ReplyTagged(w http.ResponseWriter, r *http.Request, v any) error {
 	h.Set("Content-Type", "application/json")
 	h.Set("Content-Length", strconv.Itoa(len(raw)+1))
 	w.WriteHeader(http.StatusOK)
-	_, _ = w.Write(append(raw, '\n')) // a client that is gone does not mind
+	_, _ = w.Write(append(slices.Clip(raw), '\n')) // a client that is gone does not mind
 	return nil
 }
 

@@ -46,6 +46,7 @@ func (s *Service) CreateTenant(ctx context.Context, t Tenant) (Tenant, error) {
 	if !tenantForm.MatchString(string(t.Name)) {
 		return t, fault.New(fault.Invalid, "a tenant is named with 1 to 63 small letters, digits and dashes")
 	}
+	store.About(ctx, string(t.Name))
 	t.Created = s.Now()
 	change, err := put(store.Record{Tenant: store.Installation, Kind: kindTenant, ID: string(t.Name)}, t)
 	if err != nil {
@@ -110,6 +111,7 @@ func (s *Service) CreateAccount(ctx context.Context, by access.Principal, a Acco
 			return a, err
 		}
 	}
+	store.About(ctx, a.Name)
 	a.Created, a.Disabled = s.Now(), false
 	change, err := put(store.Record{Tenant: a.home(), Kind: kindAccount, ID: a.Name}, a)
 	if err != nil {

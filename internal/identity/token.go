@@ -120,6 +120,7 @@ func (s *Service) IssueToken(ctx context.Context, by access.Principal, q TokenRe
 		return Token{}, "", fault.New(fault.Invalid, "the token would expire before it is made")
 	}
 	id, text := newToken()
+	store.About(ctx, a.Name+"/"+id)
 	t := Token{
 		ID: id, Tenant: a.Tenant, Account: a.Name, Scopes: slices.Compact(slices.Sorted(slices.Values(q.Scopes))), Note: q.Note,
 		Bound: q.Bound, Created: now, Expires: q.Expires,

@@ -93,3 +93,10 @@ func AuditOf(ctx context.Context) *Audit {
 	}
 	return nil
 }
+
+// About says what the audit entry of ctx is about, where only the command knows: the id of what it makes.
+func About(ctx context.Context, subject string) {
+	if a := AuditOf(ctx); a != nil && a.Subject == "" {
+		a.Subject = subject
+	}
+}

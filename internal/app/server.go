@@ -1,0 +1,325 @@
+package app
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"orrery.example/orrery/internal/control"
+	"orrery.example/orrery/internal/fault"
+	"orrery.example/orrery/internal/httpapi"
+	"orrery.example/orrery/internal/httpapi/rest"
+	"orrery.example/orrery/internal/httpapi/workerapi"
+	"orrery.example/orrery/internal/identity"
+	"orrery.example/orrery/internal/keyring"
+	"orrery.example/orrery/internal/work"
+)
+
+// ServerOptions say how an installation answers over HTTP.
+type ServerOptions struct {
+	Options
+	Listen   string
+	Work     bool    // run steps in this process, too
+	Rate     float64 // requests a second of one token
+	Burst    int
+	CertFile string // TLS, with KeyFile; both or none
+	KeyFile  string
+	ClientCA string // certificates of workers are signed by one of these; "" for none
+	Drain    time.Duration
+	Version  string
+
+	SecretEnv []string // variables that a step here may be given
+	SecretDir string   // and files, below a folder of the tenant's name
+}
+
+// Server is an installation: the data folder, its tenants, and the API over them.
+type Server struct {
+	*Folder
+	Identity *identity.Service
+	Admin    string // the token of the first administrator, "" unless it was made just now
+
+	opts ServerOptions
+	api  *httpapi.Server
+
+	mu     sync.Mutex
+	spaces map[work.Tenant]*rest.Space
+	life   context.Context // of background work, nil before Serve
+	group  sync.WaitGroup
+}
+
+// AdminTokenFile is where the first administrator's token is left, readable for its owner only.
+const AdminTokenFile = "admin-token"
+
+// OpenServer opens the data folder of an installation and makes its first administrator when it is fresh.
+func OpenServer(ctx context.Context, o ServerOptions) (*Server, error) {
+	if (o.CertFile == "") != (o.KeyFile == "") {
+		return nil, fault.New(fault.Invalid, "TLS needs a certificate and its key").WithHint("give --tls-cert and --tls-key")
+	}
+	o.Secret = nil // per tenant
+	f, err := Open(ctx, o.Options)
+	if err != nil {
+		return nil, err
+	}
+	s := &Server{
+		Folder: f, opts: o, Identity: &identity.Service{Records: f.Store, Now: Now},
+		spaces: map[work.Tenant]*rest.Space{f.Tenant: {Keys: f.Keys, Control: f.Control, Attest: f.Attest}},
+	}
+	if err := s.prepare(ctx); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return s, nil
+}
+
+func (s *Server) prepare(ctx context.Context) error {
+	var err error
+	if s.Admin, err = s.Identity.Bootstrap(ctx, s.Tenant); err != nil {
+		return err
+	}
+	if s.Admin != "" {
+		if err := os.WriteFile(filepath.Join(s.Dir, AdminTokenFile), []byte(s.Admin+"\n"), 0o600); err != nil {
+			return fault.Wrap(fault.Internal, err, "the first administrator's token")
+		}
+	}
+	routes := rest.Routes(rest.Deps{Store: s.Store, Blobs: s.Blobs, Identity: s.Identity, Space: s.space, Now: Now})
+	routes = append(routes, workerapi.Routes(workerapi.Deps{
+		Store: s.Store, Blobs: s.Blobs, Spool: filepath.Join(s.Dir, "uploads"), Now: Now, Log: s.Log,
+	})...)
+	routes = append(routes, httpapi.ProbeRoutes(httpapi.Probes{Ready: s.ready, Version: s.opts.Version})...)
+	documents, err := httpapi.DocumentRoutes(routes, s.opts.Version)
+	if err != nil {
+		return err
+	}
+	s.api, err = httpapi.New(httpapi.Config{
+		Routes: append(routes, documents...), Identity: s.Identity, Tenant: s.Identity.KnowTenant, Records: s.Store,
+		Version: s.opts.Version, Rate: s.opts.Rate, Burst: s.opts.Burst, Now: Now, Log: s.Log,
+	})
+	return err
+}
+
+// ready asks the store something.
+func (s *Server) ready(ctx context.Context) error {
+	_, err := s.Store.AuditEnd(ctx, s.Tenant)
+	return err
+}
+
+// Routes returns every operation, for tests that ask all of them.
+func (s *Server) Routes() []httpapi.Route { return s.api.Routes }
+
+// Handler answers requests.
+func (s *Server) Handler() http.Handler { return s.api }
+
+// space returns what belongs to a tenant. Each has a keyring of its own, so that nobody who is trusted in one signs in another.
+func (s *Server) space(ctx context.Context, tenant work.Tenant) (*rest.Space, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if sp := s.spaces[tenant]; sp != nil {
+		return sp, nil
+	}
+	if err := s.Identity.KnowTenant(ctx, tenant); err != nil {
+		return nil, err
+	}
+	keys := keyring.Open(filepath.Join(s.Dir, "tenants", string(tenant)))
+	sealer, err := s.attestor(keys)
+	if err != nil {
+		return nil, err
+	}
+	sp := &rest.Space{Keys: keys, Attest: sealer, Control: &control.Service{Store: s.Store, Blobs: s.Blobs, Trust: keys.Trust, Now: Now}}
+	s.spaces[tenant] = sp
+	if s.life != nil {
+		if err := s.serveTenant(tenant, sp); err != nil {
+			return nil, err
+		}
+	}
+	return sp, nil
+}
+
+// Serve answers until ctx ends, then drains: readiness says no, streams end, requests under way are answered, steps that run here may end.
+// ready is called with the address when requests are answered.
+func (s *Server) Serve(ctx context.Context, ready func(url string)) error {
+	var lc net.ListenConfig
+	listener, err := lc.Listen(ctx, "tcp", s.opts.Listen)
+	if err != nil {
+		return fault.Wrap(fault.Unavailable, err, "listen")
+	}
+	scheme := "http"
+	if s.opts.CertFile != "" {
+		config, err := s.tls()
+		if err != nil {
+			return errors.Join(err, listener.Close())
+		}
+		listener, scheme = tls.NewListener(listener, config), "https"
+	}
+	life, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	if err := s.work(life); err != nil {
+		return errors.Join(err, listener.Close())
+	}
+	server := &http.Server{
+		Handler: s.api, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10,
+	}
+	failed := make(chan error, 1)
+	go func() { failed <- server.Serve(listener) }()
+	ready(scheme + "://" + listener.Addr().String())
+	select {
+	case err := <-failed:
+		stop()
+		s.group.Wait()
+		return fault.Wrap(fault.Unavailable, err, "serve")
+	case <-ctx.Done():
+	}
+	s.api.Drain()
+	limit, done := context.WithTimeout(life, s.opts.Drain)
+	defer done()
+	err = server.Shutdown(limit)
+	stop()
+	if !s.settled(limit) {
+		s.Log.Warn("steps were still running at the end of the drain; they are given back at the next start")
+	}
+	if errors.Is(err, context.DeadlineExceeded) {
+		err = errors.Join(server.Close(), nil)
+	}
+	return fault.Wrap(fault.Internal, err, "stop")
+}
+
+// settled waits for background work, until limit ends.
+func (s *Server) settled(limit context.Context) bool {
+	ended := make(chan struct{})
+	go func() {
+		s.group.Wait()
+		close(ended)
+	}()
+	select {
+	case <-ended:
+		return true
+	case <-limit.Done():
+		return false
+	}
+}
+
+func (s *Server) tls() (*tls.Config, error) {
+	cert, err := tls.LoadX509KeyPair(s.opts.CertFile, s.opts.KeyFile)
+	if err != nil {
+		return nil, fault.New(fault.Invalid, "the TLS certificate: %v", err)
+	}
+	config := &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12, NextProtos: []string{"h2", "http/1.1"}}
+	if s.opts.ClientCA != "" {
+		raw, err := os.ReadFile(s.opts.ClientCA)
+		if err != nil {
+			return nil, fault.New(fault.Invalid, "the certificates of workers' authorities: %v", err)
+		}
+		config.ClientCAs, config.ClientAuth = x509.NewCertPool(), tls.VerifyClientCertIfGiven
+		if !config.ClientCAs.AppendCertsFromPEM(raw) {
+			return nil, fault.New(fault.Invalid, "%s holds no certificate", s.opts.ClientCA)
+		}
+	}
+	return config, nil
+}
+
+// work starts what goes on beside requests: timers, the inbox, seals, and for every tenant a worker when steps run here.
+func (s *Server) work(ctx context.Context) error {
+	s.mu.Lock()
+	s.life = ctx
+	for tenant, sp := range s.spaces {
+		if err := s.serveTenant(tenant, sp); err != nil {
+			s.mu.Unlock()
+			return err
+		}
+	}
+	s.mu.Unlock()
+	s.group.Go(func() { s.timers(ctx) })
+	s.group.Go(func() { s.inbox(ctx) })
+	s.group.Go(func() { s.prune(ctx) })
+	for after := ""; ; {
+		const page = 100
+		tenants, err := s.Identity.Tenants(ctx, after, page)
+		if err != nil {
+			return err
+		}
+		for _, t := range tenants {
+			after = string(t.Name)
+			if _, err := s.space(ctx, t.Name); err != nil {
+				return err
+			}
+		}
+		if len(tenants) < page {
+			return nil
+		}
+	}
+}
+
+// serveTenant starts what a tenant needs. The lock is held.
+func (s *Server) serveTenant(tenant work.Tenant, sp *rest.Space) error {
+	ctx := s.life
+	s.group.Go(func() { seals(ctx, sp.Attest, s.Store.Watch(ctx), tenant, s.Log) })
+	if !s.opts.Work {
+		return nil
+	}
+	if _, err := s.Driver(); err != nil { // probed once for all
+		return err
+	}
+	mine := *s.Folder
+	mine.Secret = s.secrets(tenant)
+	w, err := mine.worker(ctx, tenant, filepath.Join(s.Dir, "work", string(tenant)))
+	if err != nil {
+		return err
+	}
+	s.group.Go(func() {
+		if err := w.Run(ctx); err != nil {
+			s.Log.Error("worker", "tenant", tenant, "error", err)
+		}
+	})
+	return nil
+}
+
+// secrets lets steps of a tenant have what the operator has set aside for that, and nothing else of this machine: whoever may submit a run
+// must not read the files and variables of the server.
+func (s *Server) secrets(tenant work.Tenant) func(ref string) ([]byte, error) {
+	return func(ref string) ([]byte, error) {
+		kind, where, _ := strings.Cut(ref, ":")
+		switch kind {
+		case "env":
+			for _, name := range s.opts.SecretEnv {
+				if name == where {
+					return resolveSecret(ref)
+				}
+			}
+		case "file":
+			own := filepath.Join(s.opts.SecretDir, string(tenant)) + string(filepath.Separator)
+			real, err := filepath.EvalSymlinks(where)
+			if s.opts.SecretDir != "" && err == nil && strings.HasPrefix(real, own) {
+				return resolveSecret(ref)
+			}
+		}
+		return nil, fault.New(fault.Denied, "the secret %s is not set aside for steps on this server", ref).
+			WithHint("name it with --secret-env, or put it below --secret-dir/%s", tenant)
+	}
+}
+
+// prune forgets records that have expired.
+func (s *Server) prune(ctx context.Context) {
+	t := time.NewTicker(time.Minute)
+	defer t.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-t.C:
+		}
+		const few = 500 // small deletes: nobody waits long for the writer
+		for n := few; n == few && ctx.Err() == nil; {
+			var err error
+			if n, err = s.Store.Prune(context.WithoutCancel(ctx), few); err != nil {
+				s.Log.Error("pruning", "error", err)
+				break
+			}
+		}
+	}
+}

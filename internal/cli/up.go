@@ -1,0 +1,158 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"orrery.example/orrery/internal/app"
+	"orrery.example/orrery/internal/config"
+)
+
+// serverSettings are what a server can be told, in a file, the environment or flags.
+func serverSettings() []config.Setting {
+	return []config.Setting{
+		{Name: "listen", Kind: "text", Default: "127.0.0.1:8420", Summary: "address to listen at"},
+		{Name: "rate", Kind: "number", Default: "200", Summary: "requests a second of one token, 0 for no limit"},
+		{Name: "burst", Kind: "number", Default: "0", Summary: "requests of one token at once, 0 for twice the rate"},
+		{Name: "drain", Kind: "duration", Default: "30s", Summary: "how long a stop waits for requests and steps under way"},
+		{Name: "tls-cert", Kind: "text", Summary: "file with the certificate of the server (PEM)"},
+		{Name: "tls-key", Kind: "text", Summary: "file with its key (PEM)"},
+		{Name: "client-ca", Kind: "text", Summary: "file with the authorities of workers' certificates (PEM)"},
+		{Name: "slots", Kind: "number", Default: "0", Summary: "steps at once in this process, 0 for twice the processors"},
+		{Name: "allow-unsandboxed", Kind: "switch", Default: "false", Summary: "permit steps that ask for tier t0 where the machine has no sandbox"},
+		{Name: "read-path", Kind: "list", Summary: "host paths that every step may read"},
+		{Name: "step-path", Kind: "text", Summary: "PATH of steps, the system's folders without"},
+		{Name: "secret-env", Kind: "list", Summary: "environment variables that steps here may be given as secrets"},
+		{Name: "secret-dir", Kind: "text", Summary: "folder with secrets for steps here: a file below the folder of its tenant"},
+	}
+}
+
+// settings reads what a server is told. Flags of the command have the names of the settings.
+func (c *cli) settings(cmd *cobra.Command, file string) (config.Values, error) {
+	flags := map[string]string{}
+	for _, s := range serverSettings() {
+		if f := cmd.Flags().Lookup(s.Name); f != nil && f.Changed {
+			flags[s.Name] = f.Value.String()
+		}
+	}
+	if file == "" {
+		file = os.Getenv("ORRERY_CONFIG")
+	}
+	return config.Load(serverSettings(), config.Sources{File: file, Lookup: os.LookupEnv, Flags: flags})
+}
+
+func (c *cli) settingFlags(cmd *cobra.Command, file *string) {
+	f := cmd.Flags()
+	for _, s := range serverSettings() {
+		usage := s.Summary
+		if s.Default != "" && s.Default != "0" && s.Default != "false" {
+			usage += " (default: " + s.Default + ")"
+		}
+		f.String(s.Name, "", usage)
+		if s.Kind == "switch" {
+			f.Lookup(s.Name).NoOptDefVal = "true"
+		}
+	}
+	f.StringVar(file, "config", "", "file with settings (default: $ORRERY_CONFIG)")
+}
+
+func (c *cli) upCommand() *cobra.Command {
+	return c.serverCommand("up", "Start everything in one process: API, scheduler and a worker, over the data folder", true,
+		`Up turns the data folder into a service. When it is ready it prints its address; on a fresh folder it also makes the first
+administrator and prints his token, which lies in the file admin-token of the folder, too. SIGTERM lets what is under way end.`)
+}
+
+func (c *cli) serveCommand() *cobra.Command {
+	return c.serverCommand("server", "Start the API and the scheduler without a worker, over the data folder", false,
+		"Server is like up, but runs no steps itself: workers connect to it.")
+}
+
+func (c *cli) serverCommand(use, short string, work bool, long string) *cobra.Command {
+	var file string
+	cmd := &cobra.Command{
+		Use: use, Short: short, Long: long, Args: atMost(0), Example: "  orrery " + use + " --data /var/lib/orrery --listen 127.0.0.1:8420",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			v, err := c.settings(cmd, file)
+			if err != nil {
+				return err
+			}
+			return c.serve(cmd.Context(), v, work)
+		},
+	}
+	c.settingFlags(cmd, &file)
+	return cmd
+}
+
+func (c *cli) serve(ctx context.Context, v config.Values, work bool) error {
+	o, err := c.folderOptions(false)
+	if err != nil {
+		return err
+	}
+	level := slog.LevelWarn
+	if c.verbose {
+		level = slog.LevelInfo
+	}
+	o.Log = slog.New(slog.NewJSONHandler(c.Err, &slog.HandlerOptions{Level: level}))
+	o.Slots, o.AllowUnsandboxed, o.ReadPaths, o.StepPath = int(v.Number("slots")), v.On("allow-unsandboxed"), v.List("read-path"), v.Text("step-path")
+	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	s, err := app.OpenServer(ctx, app.ServerOptions{
+		Options: o, Listen: v.Text("listen"), Work: work, Rate: v.Number("rate"), Burst: int(v.Number("burst")), Drain: v.Duration("drain"),
+		CertFile: v.Text("tls-cert"), KeyFile: v.Text("tls-key"), ClientCA: v.Text("client-ca"), Version: Version,
+		SecretEnv: v.List("secret-env"), SecretDir: v.Text("secret-dir"),
+	})
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	return s.Serve(ctx, func(url string) {
+		if c.machine() {
+			_ = c.emit(map[string]string{"url": url, "adminToken": s.Admin}) // nobody reads: the server serves on
+			return
+		}
+		if s.Admin != "" {
+			fmt.Fprintf(c.Out, "admin token %s\n", s.Admin)
+		}
+		fmt.Fprintf(c.Out, "ready at %s\n", url)
+	})
+}
+
+func (c *cli) configCommand() *cobra.Command {
+	var file string
+	cmd := &cobra.Command{
+		Use: "config", Short: "Show every setting of a server with its value and where that comes from", Args: atMost(0),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			v, err := c.settings(cmd, file)
+			if err != nil {
+				return err
+			}
+			type row struct {
+				Name   string `json:"name"`
+				Value  string `json:"value"`
+				Source string `json:"source"`
+				Env    string `json:"env"`
+				Use    string `json:"use"`
+			}
+			rows := make([]row, len(v))
+			for i, x := range v {
+				rows[i] = row{x.Name, x.Text, x.Source, x.Env(), x.Summary}
+			}
+			return c.show(map[string]any{"items": rows}, func(out io.Writer) error {
+				lines := [][]string{{"SETTING", "VALUE", "FROM", "WHAT"}}
+				for _, r := range rows {
+					lines = append(lines, []string{r.Name, r.Value, r.Source, r.Use})
+				}
+				return columns(out, lines)
+			})
+		},
+	}
+	c.settingFlags(cmd, &file)
+	return cmd
+}
