@@ -125,7 +125,7 @@ func (w *Worker) Run(ctx context.Context) error {
 		if stopping == nil && l.active == 0 && len(l.reports) == 0 {
 			return nil
 		}
-		if l.more && l.hungry && l.active < w.Slots && stopping != nil {
+		if l.ended || l.more && l.hungry && l.active < w.Slots && stopping != nil {
 			continue
 		}
 		select {
@@ -216,6 +216,7 @@ type loop struct {
 	heard    time.Time
 	missed   bool // a hint came too soon after heard
 	resync   bool // the store may have granted leases that this worker has not heard of
+	ended    bool // some of what the last exchange gave has ended already
 }
 
 func (l *loop) take(f finished) {
@@ -245,6 +246,7 @@ func (l *loop) listen(ctx context.Context) {
 // exchange reports what has ended and asks for as much as there are free slots, when there is a reason to.
 func (l *loop) exchange(ctx context.Context) {
 	w := l.w
+	l.ended = false
 	for len(w.done) > 0 {
 		l.take(<-w.done)
 	}
@@ -294,7 +296,7 @@ func (l *loop) start(ctx context.Context, g *store.Grant) {
 	w := l.w
 	a := &attempt{w: w, grant: g}
 	if spec := a.inline(ctx); spec {
-		l.reports = append(l.reports, store.ReportCommand{Run: g.Run, Step: g.Step, Report: a.report})
+		l.reports, l.ended = append(l.reports, store.ReportCommand{Run: g.Run, Step: g.Step, Report: a.report}), true
 		return
 	}
 	key := keyOf(g)
