@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"slices"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -225,7 +226,11 @@ func listener(oob []byte) (net.Listener, error) {
 func (x *execution) judge(result *sandbox.Result, told ending, why verdict) error {
 	if f := told.failure; f != nil {
 		if f.stage == shim.StageCommand {
-			return fault.New(fault.Invalid, "step %s: %s cannot be executed: %v", x.spec.Name, x.spec.Command[0], f.errno).
+			cause := strings.TrimPrefix(f.text, "command: ")
+			if f.errno != 0 {
+				cause = f.errno.Error()
+			}
+			return fault.New(fault.Invalid, "step %s: %s cannot be executed: %s", x.spec.Name, x.spec.Command[0], cause).
 				WithHint("the command is looked up in the step's own PATH, among the base system and the read-only paths of its policy")
 		}
 		return fault.New(fault.Sandbox, "step %s: the sandbox could not be built: %s", x.spec.Name, f.text)
