@@ -50,6 +50,9 @@ type Locker interface {
 	// TryLock locks and loads the runs of steps, and the steps, as far as nobody else has locked them. It says which.
 	TryLock([]StepRef) ([]bool, error)
 
+	// TryKey keeps others from granting leases under a concurrency key until the commit, and reports false when another does that.
+	TryKey(tenant work.Tenant, key string) (bool, error)
+
 	// Peek returns the rows of steps as they were committed last, without their runs being locked.
 	Peek([]StepRef) ([]*work.Step, error)
 

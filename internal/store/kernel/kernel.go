@@ -19,7 +19,8 @@ type Store struct {
 	watch   watchers
 	pending chan *request
 	stop    chan struct{}
-	stopped chan struct{}
+	stopped chan struct{} // closed when every writer has ended
+	writers sync.WaitGroup
 	closing sync.Once
 }
 
@@ -44,7 +45,17 @@ func New(driver Driver, o Options) *Store {
 	if driver.Exclusive() {
 		s.rows = newCache()
 	}
-	go s.write()
+	writers := 1
+	if shared, ok := driver.(Shared); ok {
+		writers = max(shared.Writers(), 1)
+	}
+	for range writers {
+		s.writers.Go(s.write)
+	}
+	go func() {
+		s.writers.Wait()
+		close(s.stopped)
+	}()
 	return s
 }
 
@@ -62,14 +73,25 @@ func (s *Store) Close() error {
 
 // request is one caller's commands on their way into a transaction.
 type request struct {
-	run  func(*unit) error
-	done chan error
+	needs Needs
+	run   func(*unit) error
+	claim func(*unit) error // runs after everybody's run, so that one look at the queue serves all claims; nil for none
+	wants int               // how many steps it claims at most
+	done  chan error
 }
 
 // do runs fn in a transaction shared with whoever else asks at the moment, and returns when it is committed. fn may run more than
 // once; it returns an error only when the whole transaction must fail.
-func (s *Store) do(ctx context.Context, fn func(*unit) error) error {
-	r := &request{run: fn, done: make(chan error, 1)}
+func (s *Store) do(ctx context.Context, needs Needs, fn func(*unit) error) error {
+	return s.submitted(ctx, &request{needs: needs, run: fn})
+}
+
+// submitted hands a request to a writer and returns when it is committed.
+func (s *Store) submitted(ctx context.Context, r *request) error {
+	r.done = make(chan error, 1)
+	if entry := store.AuditOf(ctx); entry != nil {
+		r.needs.Audits = append(r.needs.Audits, entry.Tenant)
+	}
 	select {
 	case s.pending <- r:
 	case <-s.stop:
@@ -91,10 +113,9 @@ func (s *Store) do(ctx context.Context, fn func(*unit) error) error {
 	}
 }
 
-// write is the one goroutine that commits. It takes what is there and never waits for more: while a commit is on its way to the
-// disk, the next batch gathers by itself.
+// write commits. It takes what is there and never waits for more: while a commit is on its way to the disk, the next batch gathers
+// by itself. An exclusive driver has one goroutine that does this.
 func (s *Store) write() {
-	defer close(s.stopped)
 	for {
 		select {
 		case <-s.stop:
@@ -122,12 +143,7 @@ func (s *Store) commit(batch []*request) {
 	var u *unit
 	err := s.driver.Update(context.Background(), func(tx Tx) error {
 		u = newUnit(s, tx)
-		for _, r := range batch {
-			if err := r.run(u); err != nil {
-				return err
-			}
-		}
-		return u.finish()
+		return u.runAll(batch)
 	})
 	if err != nil {
 		if s.rows != nil {

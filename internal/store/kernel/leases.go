@@ -2,7 +2,6 @@ package kernel
 
 import (
 	"context"
-	"maps"
 	"slices"
 
 	"orrery.example/orrery/internal/engine"
@@ -16,7 +15,7 @@ func (s *Store) OpenSession(ctx context.Context, session store.Session) error {
 	if err := admissible(session); err != nil {
 		return err
 	}
-	return s.one(ctx, func(u *unit) error {
+	return s.one(ctx, Needs{}, func(u *unit) error {
 		u.fail(u.tx.PutSession(session))
 		return u.err
 	})
@@ -26,19 +25,37 @@ func (s *Store) OpenSession(ctx context.Context, session store.Session) error {
 func (s *Store) Exchange(ctx context.Context, req store.ExchangeRequest) (store.ExchangeReply, error) {
 	var reply store.ExchangeReply
 	var refused error
-	err := s.do(ctx, func(u *unit) error {
-		reply, refused = store.ExchangeReply{Errs: make([]error, len(req.Reports))}, nil
-		for i := range req.Reports {
-			reply.Errs[i] = u.report(req.Tenant, &req.Reports[i])
+	var missed []StepRef
+	r := &request{
+		needs: needSteps(req.Reports, func(c *store.ReportCommand) StepRef { return StepRef{req.Tenant, c.Run, c.Step} }),
+		run: func(u *unit) error {
+			reply, refused = store.ExchangeReply{Errs: make([]error, len(req.Reports))}, nil
+			for i := range req.Reports {
+				reply.Errs[i] = u.report(req.Tenant, &req.Reports[i])
+			}
+			if req.Resync {
+				u.resync(&req)
+			}
+			return u.err
+		},
+	}
+	if req.Max > 0 {
+		r.wants, r.needs.Sessions = req.Max, []string{req.Session}
+		r.claim = func(u *unit) error {
+			reply.Grants, missed, refused = u.claim(&req)
+			return u.err
 		}
-		if req.Resync {
-			u.resync(&req)
+	}
+	err := s.submitted(ctx, r)
+	for range triesToClaim {
+		if err != nil || refused != nil || len(reply.Grants) > 0 || len(missed) == 0 {
+			break
 		}
-		if req.Max > 0 {
-			reply.Grants, refused = u.claim(&req)
-		}
-		return u.err
-	})
+		// There was work, but somebody else had all of its runs. What they left is asked for once more, waiting for them this time.
+		err = s.submitted(ctx, &request{
+			needs: Needs{Steps: missed, Sessions: r.needs.Sessions}, run: func(*unit) error { return nil }, claim: r.claim, wants: r.wants,
+		})
+	}
 	if err != nil {
 		return store.ExchangeReply{}, err // what was accepted or granted is not known, whatever the session is
 	}
@@ -110,118 +127,10 @@ func (u *unit) report(tenant work.Tenant, c *store.ReportCommand) error {
 	return nil
 }
 
-// page is how many ready steps are looked at in one go, beyond those that are wanted.
-const page = 32
-
-// claim grants up to Max leases in the order of the queue. Steps that wait for a concurrency key or for a label the worker lacks
-// are passed over and say so.
-func (u *unit) claim(req *store.ExchangeRequest) ([]store.Grant, error) {
-	sessions, err := u.tx.Sessions(req.Session, 0)
-	if err != nil {
-		u.fail(err)
-		return nil, err
-	}
-	if len(sessions) == 0 || sessions[0].Tenant != req.Tenant {
-		return nil, fault.New(fault.NotFound, "session %s has ended", req.Session).WithHint("open a new session")
-	}
-	var grants []store.Grant
-	held := map[string]int{}
-	var after *ReadyStep
-	for len(grants) < req.Max {
-		if err := u.flush(); err != nil {
-			return nil, err
-		}
-		limit := req.Max - len(grants) + page
-		ready, err := u.tx.Ready(req.Tenant, req.Runners, after, limit)
-		if err != nil {
-			u.fail(err)
-			return nil, err
-		}
-		for i := range ready {
-			if len(grants) == req.Max {
-				break
-			}
-			g, err := u.grant(req, &ready[i], sessions[0].Worker, held)
-			if err != nil {
-				return nil, err
-			}
-			if g != nil {
-				grants = append(grants, *g)
-			}
-		}
-		if len(ready) < limit {
-			break
-		}
-		after = &ready[len(ready)-1]
-	}
-	return grants, nil
-}
-
-func (u *unit) grant(req *store.ExchangeRequest, r *ReadyStep, worker string, held map[string]int) (*store.Grant, error) {
-	h, err := u.open(r.Tenant, r.Run)
-	if err != nil {
-		return nil, err
-	}
-	row := h.Step(r.Step)
-	if row == nil || row.Queue == nil || row.Held {
-		return nil, u.err // taken within this transaction
-	}
-	spec := h.graph.Spec(r.Step)
-	if missing, ok := offers(req, spec.Run); !ok {
-		// Workers differ in what they lack. If each wrote its own reason, every write would wake the next one to write.
-		if row.Reason.Code != work.WaitsForCapability && row.Reason.Code != work.WaitsForConcurrency {
-			h.explain(row, work.Reason{Code: work.WaitsForCapability, Subject: missing})
-		}
-		return nil, nil
-	}
-	if key := row.Queue.Concurrency; key != "" {
-		if _, known := held[key]; !known {
-			if held[key], err = u.tx.LeasesByKey(r.Tenant, key); err != nil {
-				u.fail(err)
-				return nil, err
-			}
-		}
-		if held[key] >= row.Queue.Max {
-			h.explain(row, work.Reason{Code: work.WaitsForConcurrency, Subject: key})
-			return nil, nil
-		}
-		held[key]++
-	}
-	incarnation := u.s.driver.Incarnation()
-	bindings, err := engine.Claim(h.graph, h, u.now, r.Step, req.Session, worker, incarnation)
-	if err != nil {
-		return nil, u.err // the step ended instead; its history says why
-	}
-	return &store.Grant{
-		Tenant: r.Tenant, Run: r.Run, RunName: h.run.Name, PlanHash: h.run.PlanHash, Step: r.Step, Attempt: row.Attempt,
-		Token: work.Token{Incarnation: incarnation, Epoch: row.Epoch}, Deadline: row.Lease.Deadline,
-		Trace: h.run.TraceParent, Bindings: bindings,
-	}, nil
-}
-
-func (h *hot) explain(row *work.Step, reason work.Reason) {
-	if row.Reason.Code != reason.Code || row.Reason.Subject != reason.Subject {
-		row.Reason = reason
-		h.Save(row)
-	}
-}
-
-// offers reports whether the worker has what the step asks for, and if not, what is missing.
-func offers(req *store.ExchangeRequest, spec *work.RunSpec) (string, bool) {
-	for _, k := range slices.Sorted(maps.Keys(spec.Labels)) {
-		if v := spec.Labels[k]; req.Labels[k] != v {
-			return "label " + k + "=" + v, false
-		}
-	}
-	if t := spec.Sandbox.MinTier; len(t) == 2 && int(t[1]-'0') > req.MinTier {
-		return "sandbox " + t, false
-	}
-	return "", true
-}
-
 // Ack implements store.Leases.
 func (s *Store) Ack(ctx context.Context, batch []store.AckCommand) []error {
-	return s.each(ctx, len(batch), func(u *unit, i int) error {
+	needs := needSteps(batch, func(c *store.AckCommand) StepRef { return StepRef{c.Tenant, c.Run, c.Step} })
+	return s.each(ctx, needs, len(batch), func(u *unit, i int) error {
 		c := &batch[i]
 		h, err := u.open(c.Tenant, c.Run)
 		if err != nil {
@@ -234,7 +143,7 @@ func (s *Store) Ack(ctx context.Context, batch []store.AckCommand) []error {
 // Heartbeat implements store.Leases.
 func (s *Store) Heartbeat(ctx context.Context, session string, expires work.Time) (store.Orders, error) {
 	var orders store.Orders
-	err := s.one(ctx, func(u *unit) error {
+	err := s.one(ctx, Needs{Sessions: []string{session}}, func(u *unit) error {
 		orders = store.Orders{}
 		sessions, err := u.tx.Sessions(session, 0)
 		if err != nil {
@@ -250,18 +159,19 @@ func (s *Store) Heartbeat(ctx context.Context, session string, expires work.Time
 		u.fail(u.flush())
 		leases, err := u.tx.LeasesBySession(session)
 		u.fail(err)
-		for _, ref := range leases {
-			h, err := u.open(ref.Tenant, ref.Run)
-			if err != nil {
-				return err
+		rows, err := u.look(leases)
+		u.fail(err)
+		for _, row := range rows {
+			if row == nil || row.Lease == nil || row.Lease.Session != session {
+				continue
 			}
-			row := h.Step(ref.Step)
-			if row != nil && row.Lease != nil && row.Lease.Incarnation != s.driver.Incarnation() {
+			ref := StepRef{row.Tenant, row.Run, row.ID}
+			if row.Lease.Incarnation != s.driver.Incarnation() {
 				// Its worker is alive, but holds a token from before a restore, under which it can report nothing any more.
 				u.giveBack(ref, session, "the store was restored from a backup")
 				continue
 			}
-			if row != nil && row.Lease != nil && row.Lease.Cancel {
+			if row.Lease.Cancel {
 				orders.Cancel = append(orders.Cancel, store.AckCommand{
 					Tenant: ref.Tenant, Run: ref.Run, Step: ref.Step,
 					Token: work.Token{Incarnation: s.driver.Incarnation(), Epoch: row.Epoch},
@@ -273,9 +183,27 @@ func (s *Store) Heartbeat(ctx context.Context, session string, expires work.Time
 	return orders, err
 }
 
+// look returns the rows of steps, nil for those that are not there. Where others change the store as well their runs are not locked for
+// it: a heartbeat only tells what it sees.
+func (u *unit) look(refs []StepRef) ([]*work.Step, error) {
+	if u.lock != nil {
+		return u.lock.Peek(refs)
+	}
+	out := make([]*work.Step, len(refs))
+	for i, ref := range refs {
+		h, err := u.open(ref.Tenant, ref.Run)
+		if err != nil {
+			return nil, err
+		}
+		out[i] = h.Step(ref.Step)
+	}
+	return out, nil
+}
+
 // AppendLines implements store.Leases.
 func (s *Store) AppendLines(ctx context.Context, batch []store.LinesCommand) []error {
-	return s.each(ctx, len(batch), func(u *unit, i int) error {
+	needs := needSteps(batch, func(c *store.LinesCommand) StepRef { return StepRef{c.Tenant, c.Run, c.Step} })
+	return s.each(ctx, needs, len(batch), func(u *unit, i int) error {
 		c := &batch[i]
 		h, err := u.open(c.Tenant, c.Run)
 		if err != nil {

@@ -106,7 +106,7 @@ func (s *Store) LogHashes(ctx context.Context, tenant work.Tenant, indexes []int
 
 // AppendLog implements store.Log.
 func (s *Store) AppendLog(ctx context.Context, tenant work.Tenant, a store.LogAppend) error {
-	return s.one(ctx, func(u *unit) error {
+	return s.one(ctx, Needs{}, func(u *unit) error {
 		size, _, err := u.tx.LogSize(tenant)
 		if err != nil {
 			u.fail(err)

@@ -51,7 +51,7 @@ func (s *Store) Records(ctx context.Context, tenant work.Tenant, kind, prefix, a
 // Change implements store.Records.
 func (s *Store) Change(ctx context.Context, changes ...store.RecordChange) error {
 	var refused error
-	err := s.do(ctx, func(u *unit) error {
+	err := s.do(ctx, Needs{}, func(u *unit) error {
 		if refused = u.change(changes); refused == nil {
 			u.audit(ctx)
 		}
@@ -95,7 +95,7 @@ func (u *unit) change(changes []store.RecordChange) error {
 // Prune implements store.Records.
 func (s *Store) Prune(ctx context.Context, limit int) (int, error) {
 	n := 0
-	err := s.one(ctx, func(u *unit) error {
+	err := s.one(ctx, Needs{}, func(u *unit) error {
 		var err error
 		n, err = u.tx.PruneRecords(u.now, limit)
 		u.fail(err)
@@ -106,14 +106,14 @@ func (s *Store) Prune(ctx context.Context, limit int) (int, error) {
 
 // Of the record that knows the end of a tenant's audit stream.
 const (
-	auditKind = "audit"
-	auditHead = "head"
+	AuditKind = "audit"
+	AuditHead = "head"
 )
 
 // AuditEnd implements store.Records.
 func (s *Store) AuditEnd(ctx context.Context, tenant work.Tenant) (store.AuditEnd, error) {
 	var end store.AuditEnd
-	row, err := s.Record(ctx, tenant, auditKind, auditHead)
+	row, err := s.Record(ctx, tenant, AuditKind, AuditHead)
 	if fault.CodeOf(err) == fault.NotFound {
 		return end, nil
 	}
@@ -129,11 +129,11 @@ func (u *unit) audit(ctx context.Context) {
 	if entry == nil || u.err != nil {
 		return
 	}
-	row, err := u.tx.Record(entry.Tenant, auditKind, auditHead)
+	row, err := u.tx.Record(entry.Tenant, AuditKind, AuditHead)
 	u.fail(err)
 	var end store.AuditEnd
 	if row == nil {
-		row = &store.Record{Tenant: entry.Tenant, Kind: auditKind, ID: auditHead}
+		row = &store.Record{Tenant: entry.Tenant, Kind: AuditKind, ID: AuditHead}
 	} else if err := json.Unmarshal(row.Doc, &end); err != nil {
 		u.fail(fault.Wrap(fault.Internal, err, "the end of the audit stream of %s", entry.Tenant))
 		return

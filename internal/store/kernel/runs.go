@@ -28,8 +28,12 @@ func (s *Store) Submit(ctx context.Context, batch []store.Submission) []store.Su
 		}
 		prepared[i] = g
 	}
+	needs := Needs{New: make([]*work.Run, len(batch))}
+	for i := range batch {
+		needs.New[i] = &batch[i].Run
+	}
 	made := false
-	err := s.do(ctx, func(u *unit) error {
+	err := s.do(ctx, needs, func(u *unit) error {
 		made = false
 		for i := range batch {
 			if prepared[i] != nil {
@@ -99,6 +103,9 @@ func (u *unit) submit(c *store.Submission, g *engine.Graph) store.Submitted {
 	row := run
 	h := &hot{u: u, graph: g, run: &row, isNew: true, steps: map[work.StepID]*slot{}}
 	u.use(runKey{run.Tenant, run.ID}, h)
+	if u.lock != nil {
+		u.lock.Fresh(run.Tenant, run.ID)
+	}
 	data := c.Data
 	data.Incarnation = u.s.driver.Incarnation()
 	engine.Submit(g, h, u.now, data, busy)
@@ -112,7 +119,8 @@ const DocumentRequest = "request"
 
 // Decide implements store.Runs.
 func (s *Store) Decide(ctx context.Context, batch []store.DecideCommand) []error {
-	return s.each(ctx, len(batch), func(u *unit, i int) error {
+	needs := needSteps(batch, func(c *store.DecideCommand) StepRef { return StepRef{c.Tenant, c.Run, c.Decision.Gate} })
+	return s.each(ctx, needs, len(batch), func(u *unit, i int) error {
 		c := &batch[i]
 		h, err := u.open(c.Tenant, c.Run)
 		if err != nil {
@@ -127,7 +135,8 @@ func (s *Store) Decide(ctx context.Context, batch []store.DecideCommand) []error
 
 // Control implements store.Runs.
 func (s *Store) Control(ctx context.Context, batch []store.ControlCommand) []error {
-	return s.each(ctx, len(batch), func(u *unit, i int) error {
+	needs := needSteps(batch, func(c *store.ControlCommand) StepRef { return StepRef{Tenant: c.Tenant, Run: c.Run} })
+	return s.each(ctx, needs, len(batch), func(u *unit, i int) error {
 		c := &batch[i]
 		h, err := u.open(c.Tenant, c.Run)
 		if err != nil {
@@ -151,7 +160,7 @@ func (s *Store) Control(ctx context.Context, batch []store.ControlCommand) []err
 
 // Acknowledge implements store.Runs.
 func (s *Store) Acknowledge(ctx context.Context, tenant work.Tenant, run work.RunID) error {
-	return s.one(ctx, func(u *unit) error {
+	return s.one(ctx, needRun(tenant, run), func(u *unit) error {
 		h, err := u.open(tenant, run)
 		if err != nil {
 			return err
@@ -165,7 +174,7 @@ func (s *Store) Acknowledge(ctx context.Context, tenant work.Tenant, run work.Ru
 
 // ResolveDeadLetter implements store.Runs.
 func (s *Store) ResolveDeadLetter(ctx context.Context, tenant work.Tenant, run work.RunID, step work.StepID, by work.Actor) error {
-	return s.one(ctx, func(u *unit) error {
+	return s.one(ctx, Needs{}, func(u *unit) error {
 		by.At = u.now
 		return u.tx.ResolveDeadLetters(tenant, run, step, by)
 	})
@@ -173,7 +182,7 @@ func (s *Store) ResolveDeadLetter(ctx context.Context, tenant work.Tenant, run w
 
 // Attach implements store.Runs.
 func (s *Store) Attach(ctx context.Context, tenant work.Tenant, run work.RunID, kind string, data []byte) error {
-	return s.one(ctx, func(u *unit) error {
+	return s.one(ctx, needRun(tenant, run), func(u *unit) error {
 		if _, err := u.open(tenant, run); err != nil {
 			return err
 		}
@@ -193,10 +202,22 @@ func (s *Store) Attach(ctx context.Context, tenant work.Tenant, run work.RunID, 
 	})
 }
 
+func needSteps[C any](batch []C, ref func(*C) StepRef) Needs {
+	n := Needs{Steps: make([]StepRef, len(batch))}
+	for i := range batch {
+		n.Steps[i] = ref(&batch[i])
+	}
+	return n
+}
+
+func needRun(tenant work.Tenant, run work.RunID) Needs {
+	return Needs{Steps: []StepRef{{Tenant: tenant, Run: run}}}
+}
+
 // each runs one command per index in a shared transaction and returns their errors.
-func (s *Store) each(ctx context.Context, n int, command func(*unit, int) error) []error {
+func (s *Store) each(ctx context.Context, needs Needs, n int, command func(*unit, int) error) []error {
 	errs := make([]error, n)
-	err := s.do(ctx, func(u *unit) error {
+	err := s.do(ctx, needs, func(u *unit) error {
 		done := false
 		for i := range errs {
 			errs[i] = command(u, i)
@@ -217,6 +238,6 @@ func (s *Store) each(ctx context.Context, n int, command func(*unit, int) error)
 	return errs
 }
 
-func (s *Store) one(ctx context.Context, command func(*unit) error) error {
-	return s.each(ctx, 1, func(u *unit, _ int) error { return command(u) })[0]
+func (s *Store) one(ctx context.Context, needs Needs, command func(*unit) error) error {
+	return s.each(ctx, needs, 1, func(u *unit, _ int) error { return command(u) })[0]
 }

@@ -12,7 +12,7 @@ import (
 // Tick implements store.Leases.
 func (s *Store) Tick(ctx context.Context, limit int) (work.Time, error) {
 	var next work.Time
-	err := s.one(ctx, func(u *unit) error {
+	err := s.one(ctx, Needs{}, func(u *unit) error {
 		if err := u.flush(); err != nil {
 			return err
 		}
@@ -40,7 +40,7 @@ func (s *Store) Tick(ctx context.Context, limit int) (work.Time, error) {
 
 // Recover implements store.Leases.
 func (s *Store) Recover(ctx context.Context) error {
-	return s.one(ctx, func(u *unit) error {
+	return s.one(ctx, Needs{}, func(u *unit) error {
 		return u.endSessions("*local", work.Reason{
 			Code: work.EndedByWorkerLoss, Message: "the process that ran it was stopped",
 		}, false)
@@ -64,9 +64,13 @@ func (u *unit) endSessions(which string, reason work.Reason, charge bool) error 
 
 func (u *unit) endSession(session store.Session, reason work.Reason, charge bool) error {
 	reason.Subject = session.Worker
-	leases, err := u.tx.LeasesBySession(session.ID)
+	all, err := u.tx.LeasesBySession(session.ID)
 	if err != nil {
 		u.fail(err)
+		return err
+	}
+	leases, err := u.try(all)
+	if err != nil {
 		return err
 	}
 	incarnation := u.s.driver.Incarnation()
@@ -86,7 +90,9 @@ func (u *unit) endSession(session store.Session, reason work.Reason, charge bool
 			return err
 		}
 	}
-	u.fail(u.tx.DeleteSession(session.ID))
+	if len(leases) == len(all) { // else it ends next time: a lease must not outlive its session
+		u.fail(u.tx.DeleteSession(session.ID))
+	}
 	return u.err
 }
 
@@ -94,6 +100,9 @@ func (u *unit) dueSteps(limit int) error {
 	due, err := u.tx.DueSteps(u.now, limit)
 	if err != nil {
 		u.fail(err)
+		return err
+	}
+	if due, err = u.try(due); err != nil {
 		return err
 	}
 	for _, ref := range due {
@@ -110,6 +119,9 @@ func (u *unit) dueRuns(limit int) error {
 	due, err := u.tx.DueRuns(u.now, limit)
 	if err != nil {
 		u.fail(err)
+		return err
+	}
+	if due, err = u.try(due); err != nil {
 		return err
 	}
 	for _, ref := range due {

@@ -25,7 +25,12 @@ type unit struct {
 	order []*hot // in the order of first use, so that writes are deterministic
 	freed []freedKey
 	wrote bool
-	err   error // the first error of the driver; it fails the transaction
+
+	lock   Locker            // of a shared driver, else nil
+	wants  int               // how many steps all claims of the batch want
+	queues map[string]*queue // what claims have seen of the queues
+	held   map[freedKey]*int // leases by concurrency key, with those granted here
+	err    error             // the first error of the driver; it fails the transaction
 }
 
 // freedKey is a concurrency key that a run gave back.
@@ -56,7 +61,59 @@ type slot struct {
 }
 
 func newUnit(s *Store, tx Tx) *unit {
-	return &unit{s: s, tx: tx, now: s.now(), hot: map[runKey]*hot{}}
+	u := &unit{s: s, tx: tx, now: s.now(), hot: map[runKey]*hot{}}
+	if _, ok := s.driver.(Shared); ok {
+		u.lock = tx.(Locker)
+	}
+	return u
+}
+
+// runAll runs the commands of a batch: first what changes something, then what asks for work.
+func (u *unit) runAll(batch []*request) error {
+	if u.lock != nil {
+		var all Needs
+		for _, r := range batch {
+			all.Steps, all.New = append(all.Steps, r.needs.Steps...), append(all.New, r.needs.New...)
+			all.Sessions, all.Audits = append(all.Sessions, r.needs.Sessions...), append(all.Audits, r.needs.Audits...)
+		}
+		if err := u.lock.Lock(all); err != nil {
+			return err
+		}
+	}
+	for _, r := range batch {
+		if err := r.run(u); err != nil {
+			return err
+		}
+		u.wants += r.wants
+	}
+	for _, r := range batch {
+		if r.claim == nil {
+			continue
+		}
+		if err := r.claim(u); err != nil {
+			return err
+		}
+	}
+	return u.finish()
+}
+
+// try returns those of the steps whose runs nobody else is changing. Of an exclusive store it is all of them.
+func (u *unit) try(refs []StepRef) ([]StepRef, error) {
+	if u.lock == nil || len(refs) == 0 {
+		return refs, nil
+	}
+	locked, err := u.lock.TryLock(refs)
+	if err != nil {
+		u.fail(err)
+		return nil, err
+	}
+	var out []StepRef
+	for i, ok := range locked {
+		if ok {
+			out = append(out, refs[i])
+		}
+	}
+	return out, nil
 }
 
 func (u *unit) fail(err error) {

@@ -85,8 +85,13 @@ func notNull(data []byte) []byte {
 	return data
 }
 
-// PutPlan implements kernel.DocumentWriter.
+// PutPlan implements kernel.DocumentWriter. Runs of the same plan come in batches.
 func (t *tx) PutPlan(tenant work.Tenant, hash work.Digest, canonical []byte) error {
+	key := textKey{tenant, 'p', string(hash)}
+	if t.plans[key] {
+		return nil
+	}
+	t.plans[key] = true
 	t.l.tell(`INSERT INTO plans (tenant, hash, body) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING`, tenant, digestBytes(hash), notNull(canonical))
 	return nil
 }

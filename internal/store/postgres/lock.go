@@ -21,9 +21,29 @@ const (
 // lockKey makes the transaction, if it writes, the only one that counts under a key until it ends. The lock is taken by a statement of
 // its own before the one that counts, whose snapshot is then newer than the commit of whoever had it.
 func (r *reader) lockKey(kind string, tenant work.Tenant, key string) {
-	if r.t == nil {
+	if r.t == nil || r.t.keys[keyHash(kind, tenant, key)] {
 		return
 	}
+	h := keyHash(kind, tenant, key)
+	r.t.keys[h] = true
+	r.l.hear(`SELECT pg_advisory_xact_lock($1)`, func(pgx.Rows) error { return nil }, h)
+}
+
+// TryKey implements kernel.Locker.
+func (t *tx) TryKey(tenant work.Tenant, key string) (bool, error) {
+	h := keyHash(concurrency, tenant, key)
+	mine := t.keys[h]
+	if !mine {
+		if _, err := t.one(`SELECT pg_try_advisory_xact_lock($1)`, []any{&mine}, h); err != nil {
+			return false, err
+		}
+		t.keys[h] = mine
+	}
+	return mine, nil
+}
+
+// keyHash names a key to the server. Two keys that meet in 64 bits wait for each other without need, no more.
+func keyHash(kind string, tenant work.Tenant, key string) int64 {
 	h := sha256.New()
 	for _, part := range []string{kind, string(tenant), key} {
 		var size [8]byte
@@ -31,8 +51,7 @@ func (r *reader) lockKey(kind string, tenant work.Tenant, key string) {
 		h.Write(size[:])
 		h.Write([]byte(part))
 	}
-	// Two keys that meet in 64 bits wait for each other without need, no more.
-	r.l.hear(`SELECT pg_advisory_xact_lock($1)`, func(pgx.Rows) error { return nil }, int64(binary.BigEndian.Uint64(h.Sum(nil))))
+	return int64(binary.BigEndian.Uint64(h.Sum(nil)))
 }
 
 const (
@@ -65,8 +84,12 @@ func (t *tx) Lock(n kernel.Needs) error {
 	if len(sessions) > 0 {
 		t.l.hear(sessionColumns+`WHERE id = ANY ($1) ORDER BY id FOR KEY SHARE`, func(rows pgx.Rows) error { return scanSession(rows, &open) }, sessions)
 	}
+	var ends []recordKey
+	var records []store.Record
 	for _, tenant := range slices.Compact(slices.Sorted(slices.Values(n.Audits))) {
-		t.l.hear(`SELECT FROM records WHERE tenant = $1 AND kind = 'audit' AND id = 'head' FOR UPDATE`, func(pgx.Rows) error { return nil }, tenant)
+		key := recordKey{tenant, kernel.AuditKind, kernel.AuditHead}
+		ends = append(ends, key)
+		t.l.hear(recordByKey+` FOR UPDATE`, func(rows pgx.Rows) error { return scanRecord(rows, &records) }, key.tenant, key.kind, key.id)
 	}
 	if err := t.l.send(); err != nil {
 		return t.fail(err)
@@ -74,6 +97,7 @@ func (t *tx) Lock(n kernel.Needs) error {
 	t.knowRuns(keys, locked)
 	taken()
 	t.knowSessions(sessions, open)
+	t.knowRecords(ends, records)
 	return t.fail(learn())
 }
 

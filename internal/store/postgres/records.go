@@ -1,6 +1,10 @@
 package postgres
 
 import (
+	"cmp"
+	"maps"
+	"slices"
+
 	"github.com/jackc/pgx/v5"
 
 	"orrery.example/orrery/internal/store"
@@ -14,35 +18,63 @@ type recordKey struct {
 
 const recordColumns = `SELECT tenant, kind, id, version, expires, doc FROM records `
 
+const recordByKey = recordColumns + `WHERE tenant = $1 AND kind = $2 AND id = $3`
+
+// recordRow is what a transaction knows of a record that it has locked.
+type recordRow struct {
+	now   *store.Record // nil for none
+	there bool          // in the database
+	dirty bool
+}
+
+func scanRecord(rows pgx.Rows, into *[]store.Record) error {
+	var row store.Record
+	var doc []byte
+	err := rows.Scan(&row.Tenant, &row.Kind, &row.ID, &row.Version, &row.Expires, &doc)
+	if row.Doc = doc; len(doc) == 0 {
+		row.Doc = nil
+	}
+	*into = append(*into, row)
+	return err
+}
+
 func (r *reader) findRecords(query string, args ...any) ([]store.Record, error) {
 	var out []store.Record
-	err := r.ask(query, func(rows pgx.Rows) error {
-		var row store.Record
-		var doc []byte
-		err := rows.Scan(&row.Tenant, &row.Kind, &row.ID, &row.Version, &row.Expires, &doc)
-		if row.Doc = doc; len(doc) == 0 {
-			row.Doc = nil
-		}
-		out = append(out, row)
-		return err
-	}, args...)
+	err := r.ask(query, func(rows pgx.Rows) error { return scanRecord(rows, &out) }, args...)
 	return out, err
+}
+
+func (t *tx) knowRecords(asked []recordKey, found []store.Record) {
+	for _, key := range asked {
+		t.records[key] = &recordRow{}
+	}
+	for i := range found {
+		t.records[recordKey{found[i].Tenant, found[i].Kind, found[i].ID}] = &recordRow{now: &found[i], there: true}
+	}
 }
 
 // Record implements kernel.RecordReader. A transaction that writes locks the row; where there is none, the primary key refuses the
 // second of two that make one, which is then run again.
 func (r *reader) Record(tenant work.Tenant, kind, id string) (*store.Record, error) {
-	found, err := r.findRecords(recordColumns+`WHERE tenant = $1 AND kind = $2 AND id = $3`+r.forUpdate(), tenant, kind, id)
-	if err != nil {
-		return nil, err
+	key := recordKey{tenant, kind, id}
+	if r.t == nil || r.t.records[key] == nil {
+		found, err := r.findRecords(recordByKey+r.forUpdate(), tenant, kind, id)
+		if err != nil {
+			return nil, err
+		}
+		if r.t == nil && len(found) > 0 {
+			return &found[0], nil
+		}
+		if r.t == nil {
+			return nil, nil
+		}
+		r.t.knowRecords([]recordKey{key}, found)
 	}
-	if r.t != nil {
-		r.t.records[recordKey{tenant, kind, id}] = len(found) > 0
+	now := copyOf(r.t.records[key].now)
+	if now != nil {
+		now.Doc = slices.Clone(now.Doc)
 	}
-	if len(found) == 0 {
-		return nil, nil
-	}
-	return &found[0], nil
+	return now, nil
 }
 
 // Records implements kernel.RecordReader.
@@ -71,27 +103,40 @@ func prefixEnd(prefix string) string {
 // PutRecord implements kernel.RecordWriter.
 func (t *tx) PutRecord(row store.Record) error {
 	key := recordKey{row.Tenant, row.Kind, row.ID}
-	there, known := t.records[key]
-	if !known {
-		found, err := t.Record(row.Tenant, row.Kind, row.ID)
-		if err != nil {
+	if t.records[key] == nil {
+		if _, err := t.Record(row.Tenant, row.Kind, row.ID); err != nil {
 			return err
 		}
-		there = found != nil
 	}
-	query := `INSERT INTO records (tenant, kind, id, version, expires, doc) VALUES ($1, $2, $3, $4, $5, $6)`
-	if there {
-		query = `UPDATE records SET version = $4, expires = $5, doc = $6 WHERE tenant = $1 AND kind = $2 AND id = $3`
-	}
-	t.l.tell(query, row.Tenant, row.Kind, row.ID, row.Version, row.Expires, notNull(row.Doc))
-	t.records[key] = true
+	row.Doc = slices.Clone(row.Doc)
+	t.records[key].now, t.records[key].dirty = &row, true
 	return nil
+}
+
+// stageRecords sends each record as it is by now.
+func (t *tx) stageRecords() {
+	for _, key := range slices.SortedFunc(maps.Keys(t.records), compareRecords) {
+		r := t.records[key]
+		if !r.dirty {
+			continue
+		}
+		query := `INSERT INTO records (tenant, kind, id, version, expires, doc) VALUES ($1, $2, $3, $4, $5, $6)`
+		if r.there {
+			query = `UPDATE records SET version = $4, expires = $5, doc = $6 WHERE tenant = $1 AND kind = $2 AND id = $3`
+		}
+		t.l.tell(query, key.tenant, key.kind, key.id, r.now.Version, r.now.Expires, notNull(r.now.Doc))
+		r.there, r.dirty = true, false
+	}
+}
+
+func compareRecords(a, b recordKey) int {
+	return cmp.Or(cmp.Compare(a.tenant, b.tenant), cmp.Compare(a.kind, b.kind), cmp.Compare(a.id, b.id))
 }
 
 // DeleteRecord implements kernel.RecordWriter.
 func (t *tx) DeleteRecord(tenant work.Tenant, kind, id string) error {
 	t.l.tell(`DELETE FROM records WHERE tenant = $1 AND kind = $2 AND id = $3`, tenant, kind, id)
-	t.records[recordKey{tenant, kind, id}] = false
+	t.records[recordKey{tenant, kind, id}] = &recordRow{}
 	return nil
 }
 

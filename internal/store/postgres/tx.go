@@ -60,12 +60,13 @@ type tx struct {
 	fresh   map[runKey]bool // runs of which there was nothing before
 	dirty   []*runRow       // put, not yet sent, in the order of the first time
 	changed []*stepRow
-	missed  bool // somebody else had locked something that was wanted
+	keys    map[int64]bool   // concurrency keys that are locked
+	plans   map[textKey]bool // that were put
 
 	sessions map[string]*sessionRow
 	events   chunks
 	lines    chunks
-	records  map[recordKey]bool // whether a record that was locked is there
+	records  map[recordKey]*recordRow
 }
 
 var (
@@ -76,7 +77,7 @@ var (
 func newTx(l *link, d *Driver) *tx {
 	t := &tx{
 		d: d, runs: map[runKey]*runRow{}, names: map[textKey]bool{}, steps: map[kernel.StepRef]*stepRow{}, fresh: map[runKey]bool{},
-		sessions: map[string]*sessionRow{}, records: map[recordKey]bool{},
+		sessions: map[string]*sessionRow{}, records: map[recordKey]*recordRow{}, keys: map[int64]bool{}, plans: map[textKey]bool{},
 	}
 	t.reader = reader{l: l, t: t}
 	return t
@@ -101,6 +102,7 @@ func (t *tx) stage() error {
 	if err := t.stageSteps(); err != nil {
 		return t.fail(err)
 	}
+	t.stageRecords()
 	t.events.stage(t.l, insertEvents)
 	t.lines.stage(t.l, insertLines)
 	return nil

@@ -1,0 +1,214 @@
+package kernel
+
+import (
+	"maps"
+	"slices"
+	"strings"
+
+	"orrery.example/orrery/internal/engine"
+	"orrery.example/orrery/internal/fault"
+	"orrery.example/orrery/internal/store"
+	"orrery.example/orrery/internal/work"
+)
+
+// page is how many ready steps are looked at in one go, beyond those that are wanted.
+const page = 32
+
+// triesToClaim is how often a worker that got nothing waits for those who had the runs of what is ready.
+const triesToClaim = 2
+
+// queue is what the claims of one batch have seen of what is ready for some runners, and have not granted.
+type queue struct {
+	steps  []ReadyStep
+	after  *ReadyStep // the last one that was seen
+	end    bool       // there is nothing behind it
+	missed []StepRef  // somebody else is changing their runs
+}
+
+// queue returns the queue of a tenant and runners. What the commands before have made ready is in it.
+func (u *unit) queue(tenant work.Tenant, runners []string) (*queue, error) {
+	key := string(tenant) + "\x00" + strings.Join(runners, "\x00")
+	if q := u.queues[key]; q != nil {
+		return q, nil
+	}
+	if err := u.flush(); err != nil {
+		return nil, err
+	}
+	if u.queues == nil {
+		u.queues = map[string]*queue{}
+	}
+	u.queues[key] = &queue{}
+	return u.queues[key], nil
+}
+
+// more looks further into a queue for as many steps as are wanted. A shared store is asked for no more than that at first: what is
+// looked at is kept from others until the commit.
+func (u *unit) more(q *queue, req *store.ExchangeRequest, wanted int) error {
+	limit := wanted + page
+	if u.lock != nil {
+		if limit = max(u.wants, wanted); q.after != nil {
+			limit += page
+		}
+	}
+	ready, err := u.tx.Ready(req.Tenant, req.Runners, q.after, limit)
+	if err != nil {
+		u.fail(err)
+		return err
+	}
+	if q.end = len(ready) < limit; len(ready) == 0 {
+		return nil
+	}
+	q.after = &ready[len(ready)-1]
+	if u.lock == nil {
+		q.steps = append(q.steps, ready...)
+		return nil
+	}
+	refs := make([]StepRef, len(ready))
+	for i := range ready {
+		refs[i] = ready[i].StepRef
+	}
+	locked, err := u.lock.TryLock(refs)
+	if err != nil {
+		u.fail(err)
+		return err
+	}
+	for i, ok := range locked {
+		if ok {
+			q.steps = append(q.steps, ready[i])
+		} else {
+			q.missed = append(q.missed, refs[i])
+		}
+	}
+	return nil
+}
+
+// leases returns the count of leases under a concurrency key, to be raised by who grants another; nil while another server is
+// granting under it.
+func (u *unit) leases(key freedKey) (*int, error) {
+	if n, known := u.held[key]; known {
+		return n, nil
+	}
+	if u.held == nil {
+		u.held = map[freedKey]*int{}
+	}
+	if u.lock != nil {
+		if mine, err := u.lock.TryKey(key.tenant, key.key); err != nil || !mine {
+			u.fail(err)
+			u.held[key] = nil
+			return nil, err
+		}
+	}
+	n, err := u.tx.LeasesByKey(key.tenant, key.key)
+	if err != nil {
+		u.fail(err)
+		return nil, err
+	}
+	u.held[key] = &n
+	return &n, nil
+}
+
+// claim grants up to Max leases in the order of the queue. Steps that wait for a concurrency key or for a label the worker lacks
+// are passed over and say so. Missed is what it could not look at, since others were changing the runs.
+func (u *unit) claim(req *store.ExchangeRequest) (grants []store.Grant, missed []StepRef, err error) {
+	sessions, err := u.tx.Sessions(req.Session, 0)
+	if err != nil {
+		u.fail(err)
+		return nil, nil, err
+	}
+	if len(sessions) == 0 || sessions[0].Tenant != req.Tenant {
+		return nil, nil, fault.New(fault.NotFound, "session %s has ended", req.Session).WithHint("open a new session")
+	}
+	q, err := u.queue(req.Tenant, req.Runners)
+	if err != nil {
+		return nil, nil, err
+	}
+	for at := 0; len(grants) < req.Max; {
+		if at == len(q.steps) {
+			if q.end {
+				break
+			}
+			if err := u.more(q, req, req.Max-len(grants)); err != nil {
+				return nil, nil, err
+			}
+			continue
+		}
+		g, done, err := u.grant(req, q, &q.steps[at], sessions[0].Worker)
+		if err != nil {
+			return nil, nil, err
+		}
+		if g != nil {
+			grants = append(grants, *g)
+		}
+		if done {
+			q.steps[at].Run = "" // taken out below, all at once
+		}
+		at++
+	}
+	q.steps = slices.DeleteFunc(q.steps, func(r ReadyStep) bool { return r.Run == "" })
+	return grants, q.missed, nil
+}
+
+// grant gives a step to a worker, nil when it cannot have it. Done means that nobody else of the batch can have it either.
+func (u *unit) grant(req *store.ExchangeRequest, q *queue, r *ReadyStep, worker string) (g *store.Grant, done bool, err error) {
+	h, err := u.open(r.Tenant, r.Run)
+	if err != nil {
+		return nil, false, err
+	}
+	row := h.Step(r.Step)
+	if row == nil || row.Queue == nil || row.Held {
+		return nil, true, u.err // taken within this transaction
+	}
+	spec := h.graph.Spec(r.Step)
+	if missing, ok := offers(req, spec.Run); !ok {
+		// Workers differ in what they lack. If each wrote its own reason, every write would wake the next one to write.
+		if row.Reason.Code != work.WaitsForCapability && row.Reason.Code != work.WaitsForConcurrency {
+			h.explain(row, work.Reason{Code: work.WaitsForCapability, Subject: missing})
+		}
+		return nil, false, nil
+	}
+	if key := row.Queue.Concurrency; key != "" {
+		count, err := u.leases(freedKey{r.Tenant, key})
+		if err != nil {
+			return nil, false, err
+		}
+		if count == nil {
+			q.missed = append(q.missed, r.StepRef)
+			return nil, true, nil
+		}
+		if *count >= row.Queue.Max {
+			h.explain(row, work.Reason{Code: work.WaitsForConcurrency, Subject: key})
+			return nil, false, nil
+		}
+		*count++
+	}
+	incarnation := u.s.driver.Incarnation()
+	bindings, err := engine.Claim(h.graph, h, u.now, r.Step, req.Session, worker, incarnation)
+	if err != nil {
+		return nil, true, u.err // the step ended instead; its history says why
+	}
+	return &store.Grant{
+		Tenant: r.Tenant, Run: r.Run, RunName: h.run.Name, PlanHash: h.run.PlanHash, Step: r.Step, Attempt: row.Attempt,
+		Token: work.Token{Incarnation: incarnation, Epoch: row.Epoch}, Deadline: row.Lease.Deadline,
+		Trace: h.run.TraceParent, Bindings: bindings,
+	}, true, nil
+}
+
+func (h *hot) explain(row *work.Step, reason work.Reason) {
+	if row.Reason.Code != reason.Code || row.Reason.Subject != reason.Subject {
+		row.Reason = reason
+		h.Save(row)
+	}
+}
+
+// offers reports whether the worker has what the step asks for, and if not, what is missing.
+func offers(req *store.ExchangeRequest, spec *work.RunSpec) (string, bool) {
+	for _, k := range slices.Sorted(maps.Keys(spec.Labels)) {
+		if v := spec.Labels[k]; req.Labels[k] != v {
+			return "label " + k + "=" + v, false
+		}
+	}
+	if t := spec.Sandbox.MinTier; len(t) == 2 && int(t[1]-'0') > req.MinTier {
+		return "sandbox " + t, false
+	}
+	return "", true
+}
