@@ -23,7 +23,7 @@ func (c *cli) runsCommand() *cobra.Command {
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	cmd.AddCommand(c.listCommand(), c.showCommand(), c.logsCommand(), c.graphCommand(), c.controlCommand("cancel"), c.controlCommand("pause"),
-		c.resumeCommand(), c.rerunCommand(), c.retryCommand())
+		c.resumeCommand(), c.rerunCommand(), c.retryCommand(), c.bulkCommand())
 	return cmd
 }
 
