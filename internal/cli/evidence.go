@@ -111,7 +111,7 @@ func (c *cli) verifyCommand() *cobra.Command {
 		Args: exactly(1, "an evidence file or a run"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ctx := cmd.Context()
-			raw, err := c.evidenceOf(ctx, args[0])
+			raw, asked, err := c.evidenceOf(ctx, args[0])
 			if err != nil {
 				return err
 			}
@@ -119,11 +119,17 @@ func (c *cli) verifyCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			if run == "" && asked != nil {
+				run = string(asked.ID)
+			}
 			o := verify.Options{Run: work.RunID(run), PlanHash: work.Digest(planHash), Now: app.Now()}
 			if cmd.Flags().Changed("expect-tenant") {
 				o.Tenant = work.Tenant(tenant)
 			}
 			report := verify.Bundle(bytes.NewReader(raw), trust, o)
+			if asked != nil {
+				sameRun(report, args[0])
+			}
 			return c.showReport(report)
 		},
 	}
@@ -133,6 +139,18 @@ func (c *cli) verifyCommand() *cobra.Command {
 	f.StringVar(&tenant, "expect-tenant", "", "the evidence must be of this tenant")
 	f.StringVar(&planHash, "expect-plan", "", "the evidence must be of this plan hash")
 	return cmd
+}
+
+// sameRun refuses evidence, however good, that is not of the run that was asked for by its name. Which run has a name is what the data
+// folder says, and the evidence is to be believed rather than that.
+func sameRun(r *verify.Report, asked string) {
+	if asked == latest || asked == r.Name || asked == string(r.Run) || r.Verdict != verify.Valid {
+		return
+	}
+	r.Verdict = verify.Invalid
+	r.Checks = append(r.Checks, verify.Check{
+		Name: "the run asked for", Result: verify.Fail, Detail: fmt.Sprintf("asked for %s, and this is the evidence of %s", asked, r.Name),
+	})
 }
 
 func (c *cli) showReport(r *verify.Report) error {
@@ -161,18 +179,18 @@ func (c *cli) showReport(r *verify.Report) error {
 	return verdict
 }
 
-// evidenceOf reads an evidence file, or exports that of a run.
-func (c *cli) evidenceOf(ctx context.Context, what string) ([]byte, error) {
+// evidenceOf reads an evidence file, or exports that of a run, which it returns, too.
+func (c *cli) evidenceOf(ctx context.Context, what string) ([]byte, *work.Run, error) {
 	info, err := os.Stat(what)
 	if err == nil && !info.IsDir() {
 		raw, err := os.ReadFile(what)
-		return raw, fault.Wrap(fault.Invalid, err, "evidence")
+		return raw, nil, fault.Wrap(fault.Invalid, err, "evidence")
 	}
-	raw, _, err := c.export(ctx, what)
+	raw, run, err := c.export(ctx, what)
 	if fault.CodeOf(err) == fault.NotFound {
-		return nil, fault.New(fault.NotFound, "%s is neither a file nor a run here", what).WithHint("orrery runs list")
+		return nil, nil, fault.New(fault.NotFound, "%s is neither a file nor a run here", what).WithHint("orrery runs list")
 	}
-	return raw, err
+	return raw, &run, err
 }
 
 func (c *cli) trustRoot(file string) (keyring.Trust, error) {
@@ -201,7 +219,7 @@ func (c *cli) replayCommand() *cobra.Command {
 again, and compares every event byte for byte. It runs no step. The exit code is 0 when all is identical and 9 at the first divergence.`,
 		Args: exactly(1, "an evidence file or a run"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			raw, err := c.evidenceOf(cmd.Context(), args[0])
+			raw, _, err := c.evidenceOf(cmd.Context(), args[0])
 			if err != nil {
 				return err
 			}

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"encoding/json"
 	"io"
 	"math/rand/v2"
 	"os"
@@ -210,8 +211,12 @@ func TestKillBeforeResult(t *testing.T) {
 		t.Fatal(err)
 	}
 	eventually(t, time.Minute, "the run ends", func() bool {
-		list := f.run("runs", "list", "-o", "json")
-		return list.code == 0 && bytes.Contains(list.stdout, []byte(`"status": "succeeded"`))
+		if _, err := os.Stat(filepath.Join(f.dir, "orrery.db")); err != nil {
+			return false
+		}
+		var list struct{ Items []runDocument }
+		seen := f.run("runs", "list", "-o", "json")
+		return json.Unmarshal(seen.stdout, &list) == nil && len(list.Items) == 1 && list.Items[0].Status == "succeeded"
 	})
 	fatal{}.kill(c)
 	if err := c.Wait(); err == nil {
