@@ -133,6 +133,7 @@ func (c *cli) startOrCarryOn(ctx context.Context, f *app.Folder, p *pack.Pack, b
 }
 
 func (c *cli) submission(f *app.Folder, r *runFlags) (control.Submission, error) {
+	outlive()
 	key, err := f.Person(c.person(), keyring.Submit)
 	if err != nil {
 		return control.Submission{}, err
@@ -148,12 +149,15 @@ func (c *cli) submission(f *app.Folder, r *runFlags) (control.Submission, error)
 	return control.Submission{By: key, Note: r.note, RunToken: r.token, Labels: labels}, nil
 }
 
+// outlive lets the process go on when nobody reads its output any more: a run does not end because somebody piped it to "head".
+func outlive() { signal.Ignore(syscall.SIGPIPE) }
+
 // drive works on a run in this process, shows it, and ends with its result.
 func (c *cli) drive(ctx context.Context, f *app.Folder, run work.Run, r *runFlags) error {
 	if r.detach && !run.State.Terminal() {
 		return c.background(ctx, f, run)
 	}
-	signal.Ignore(syscall.SIGPIPE) // who reads the output may leave; the run goes on
+	outlive()
 	work, stopWork := context.WithCancel(ctx)
 	defer stopWork()
 	var finish func() error
