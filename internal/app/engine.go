@@ -16,6 +16,8 @@ import (
 	"orrery.example/orrery/internal/sandbox"
 	"orrery.example/orrery/internal/sandbox/linux"
 	"orrery.example/orrery/internal/sandbox/workspace"
+	"orrery.example/orrery/internal/store/kernel"
+	"orrery.example/orrery/internal/warrant"
 	"orrery.example/orrery/internal/work"
 	"orrery.example/orrery/internal/worker"
 )
@@ -64,9 +66,19 @@ func (f *Folder) worker(ctx context.Context, tenant work.Tenant, spaces string) 
 	if secret == nil {
 		secret = resolveSecret
 	}
+	guard, err := warrant.New(warrant.Config{
+		Request: func(ctx context.Context, t work.Tenant, run work.RunID) ([]byte, error) {
+			return f.Store.Document(ctx, t, run, kernel.DocumentRequest)
+		},
+		Trust: f.Keys.Trust, Now: Now,
+	})
+	if err != nil {
+		return nil, err
+	}
 	return worker.New(worker.Config{
 		Name: host + "/local", Tenant: tenant, Slots: slots, Dir: spaces, Local: true, Sandbox: driver, Tier: int(sandbox.T3),
 		Inside: insideOf(ctx, driver), Secret: secret, Path: path, Wake: f.Store.Watch(ctx), Now: Now, Log: f.Log,
+		Admit: guard.Check,
 	}, f.Store, f.Blobs), nil
 }
 

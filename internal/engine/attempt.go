@@ -130,7 +130,7 @@ func joinMessage(a, b string) string {
 // retries reports whether the rules of a step allow another attempt after this end.
 func retries(r work.RetrySpec, data work.ReportedData) bool {
 	switch data.Reason.Code {
-	case work.SandboxUnavailable, work.EndedByPlanMismatch:
+	case work.SandboxUnavailable, work.EndedByPlanMismatch, work.EndedByDistrust:
 		return false
 	}
 	if len(r.OnExit) == 0 && len(r.OnClass) == 0 {

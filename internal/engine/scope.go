@@ -280,7 +280,7 @@ func (m *machine) bind(id work.StepID) (*Bindings, error) {
 		b.Artifacts = append(b.Artifacts, bound...)
 	}
 	for _, env := range slices.Sorted(maps.Keys(spec.Secrets)) { // in order: the first failure goes into the history
-		ref, err := m.secret(id, spec.Secrets[env])
+		ref, err := m.g.secret(id, spec.Secrets[env])
 		if err != nil {
 			return nil, err
 		}
@@ -325,10 +325,10 @@ func pick(row *work.Step, use work.ArtifactUse, index int) []BoundArtifact {
 }
 
 // secret follows a secret input outwards through the sub-packs to the reference that the pack was given.
-func (m *machine) secret(id work.StepID, name string) (string, error) {
+func (g *Graph) secret(id work.StepID, name string) (string, error) {
 	for scope := id.Scope(); scope != ""; {
 		owner := scopeOwner(scope)
-		if n := m.g.nodes[owner.Template()]; n != nil && n.spec.Pack != nil && n.spec.Pack.Ref != nil {
+		if n := g.nodes[owner.Template()]; n != nil && n.spec.Pack != nil && n.spec.Pack.Ref != nil {
 			outer, ok := n.spec.Pack.Secrets[name]
 			if !ok {
 				return "", fault.New(fault.Invalid, "sub-pack %q gets no secret %q", owner, name)
@@ -337,7 +337,7 @@ func (m *machine) secret(id work.StepID, name string) (string, error) {
 		}
 		scope = owner.Scope()
 	}
-	for _, in := range m.g.Plan.Inputs {
+	for _, in := range g.Plan.Inputs {
 		if in.Name == name && in.Secret != "" {
 			return in.Secret, nil
 		}

@@ -118,6 +118,7 @@ const (
 	EndedByOutput       ReasonCode = "OUTPUT" // a declared output is missing or wrong
 	EndedByInput        ReasonCode = "INPUT"  // something the step needs could not be put in place
 	EndedByPlanMismatch ReasonCode = "PLAN_MISMATCH"
+	EndedByDistrust     ReasonCode = "UNTRUSTED"   // nobody whom the worker trusts has signed for the run
 	EndedByStepFailure  ReasonCode = "STEP_FAILED" // a step inside, or of the run
 	SkippedByCondition  ReasonCode = "CONDITION"
 	SkippedByUpstream   ReasonCode = "UPSTREAM_FAILED"

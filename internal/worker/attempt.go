@@ -85,6 +85,12 @@ func (a *attempt) begin(ctx context.Context) bool {
 		a.refuse(work.EndedByPlanMismatch, "plan", fault.New(fault.PlanMismatch, "the plan has no run step %q", a.grant.Step))
 		return false
 	}
+	if a.w.Admit != nil {
+		if err := a.w.Admit(ctx, a.grant, g); err != nil {
+			a.distrust(err)
+			return false
+		}
+	}
 	a.graph, a.spec = g, spec.Run
 	return true
 }
@@ -100,6 +106,19 @@ func (a *attempt) inline(ctx context.Context) bool {
 	a.report.State, a.report.Reason = work.Succeeded, work.Reason{Code: work.EndedWell}
 	a.report.EndedAt = a.w.Now()
 	return true
+}
+
+// distrust refuses a step that nobody whom the worker trusts has asked for in this form.
+func (a *attempt) distrust(err error) {
+	switch fault.CodeOf(err) {
+	case fault.PlanMismatch:
+		a.refuse(work.EndedByPlanMismatch, "plan", err)
+	case fault.Untrusted, fault.Unverified:
+		a.refuse(work.EndedByDistrust, "untrusted", err)
+	default: // it could not be found out
+		a.refuse(work.EndedByInput, "input", err)
+	}
+	a.w.Log.Warn("a step is refused", "run", a.grant.Run, "step", a.grant.Step, "error", err)
 }
 
 func (a *attempt) refuse(code work.ReasonCode, class string, err error) {

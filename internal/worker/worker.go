@@ -15,6 +15,7 @@ import (
 	"sync"
 	"time"
 
+	"orrery.example/orrery/internal/engine"
 	"orrery.example/orrery/internal/fault"
 	"orrery.example/orrery/internal/sandbox"
 	"orrery.example/orrery/internal/store"
@@ -52,9 +53,13 @@ type Config struct {
 	Inside  func(dir string) string          // where a step sees its workspace
 	Secret  func(ref string) ([]byte, error) // resolves a secret's reference; nil refuses all
 	Path    string                           // PATH of steps
-	Wake    <-chan struct{}                  // hints that there may be work; nil means polling only
-	Now     func() work.Time
-	Log     *slog.Logger
+
+	// Admit says whether a step may run here, before anything is made for it; see package warrant. Nil trusts the source.
+	Admit func(ctx context.Context, lease *store.Grant, plan *engine.Graph) error
+
+	Wake <-chan struct{} // hints that there may be work; nil means polling only
+	Now  func() work.Time
+	Log  *slog.Logger
 }
 
 // Times of a session. A worker that does not answer for sessionLength loses its leases.

@@ -1,0 +1,174 @@
+// Package warrant decides on the worker's side whether a step may run here: by the signature of the person who asked for the run,
+// checked against the trust root of the worker, and by the worker's own rules about whose signatures may run what.
+//
+// A server that was taken over has no key of an author. It can delay work or drop it; what it makes up itself is refused before
+// anything is executed: another plan, another run's request, no request, a request of somebody unknown, other inputs or secrets
+// than the plan has. What earlier steps produced is the server's word: values and files of other workers are not signed by them.
+package warrant
+
+import (
+	"context"
+	"path"
+	"reflect"
+	"slices"
+	"sync"
+	"time"
+
+	"orrery.example/orrery/internal/dsse"
+	"orrery.example/orrery/internal/engine"
+	"orrery.example/orrery/internal/evidence"
+	"orrery.example/orrery/internal/fault"
+	"orrery.example/orrery/internal/keyring"
+	"orrery.example/orrery/internal/store"
+	"orrery.example/orrery/internal/work"
+)
+
+// Rule says whose signatures may run packs of a name. The first rule that fits decides; where there are rules, what fits none is refused.
+type Rule struct {
+	Tenant     work.Tenant `json:"tenant,omitempty"` // "" for any
+	Pack       string      `json:"pack"`             // a pattern, * for any text without a slash
+	Submitters []string    `json:"submitters"`       // names of keys in the trust root; "*" for all of them
+}
+
+// Config is what a guard goes by.
+type Config struct {
+	Request func(ctx context.Context, tenant work.Tenant, run work.RunID) ([]byte, error) // the signed request of a run, nil for none
+	Trust   func() (keyring.Trust, error)                                                 // the trust root of the worker
+	Rules   []Rule                                                                        // none: every key that is trusted to submit may run everything
+	Now     func() work.Time
+}
+
+// Guard checks leases. It is safe for concurrent use.
+type Guard struct {
+	Config
+
+	mu     sync.Mutex
+	trust  keyring.Trust
+	loaded time.Time
+	known  map[runKey]request
+}
+
+type runKey struct {
+	tenant work.Tenant
+	run    work.RunID
+}
+
+// request is a signed request whose signature holds.
+type request struct {
+	evidence.Submission
+	key string
+}
+
+const (
+	knownRequests = 1024
+	trustFor      = time.Second // how soon a revocation is noticed
+)
+
+// New returns a guard. Error: fault.Invalid for a rule that is none.
+func New(c Config) (*Guard, error) {
+	for _, r := range c.Rules {
+		if _, err := path.Match(r.Pack, ""); err != nil || r.Pack == "" || len(r.Submitters) == 0 {
+			return nil, fault.New(fault.Invalid, "a rule names a pattern of packs and submitters, not %q and %q", r.Pack, r.Submitters)
+		}
+	}
+	return &Guard{Config: c, known: map[runKey]request{}}, nil
+}
+
+// Check returns nil when the step of a lease may run here. Errors: fault.PlanMismatch when the server gives something else than was asked
+// for; fault.Untrusted when nobody whom the worker trusts asked for it; fault.Unverified for a request that does not hold; those of Request.
+func (g *Guard) Check(ctx context.Context, lease *store.Grant, plan *engine.Graph) error {
+	req, err := g.request(ctx, lease)
+	if err != nil {
+		return err
+	}
+	switch {
+	case req.Tenant != lease.Tenant:
+		return fault.New(fault.Untrusted, "the request is for tenant %s, the lease for %s", req.Tenant, lease.Tenant)
+	case req.Run != lease.Run:
+		return fault.New(fault.Untrusted, "the request is for run %q, the lease for %s", req.Run, lease.Run)
+	case req.PlanHash != lease.PlanHash || req.PlanHash != plan.Hash:
+		return fault.New(fault.PlanMismatch, "%s asked for the plan %s, the lease is for %s", req.Submitter, req.PlanHash.Short(), lease.PlanHash.Short())
+	case req.Pack != plan.Plan.Pack:
+		return fault.New(fault.PlanMismatch, "%s asked for %s %s, the plan is of %s %s", req.Submitter, req.Pack.Name, req.Pack.Version,
+			plan.Plan.Pack.Name, plan.Plan.Pack.Version)
+	case req.ExpiresAt != 0 && g.Now() > req.ExpiresAt:
+		return fault.New(fault.Untrusted, "the request of %s expired at %s", req.Submitter, req.ExpiresAt)
+	}
+	if err := g.allowed(lease.Tenant, req.Pack.Name, req.Submitter); err != nil {
+		return err
+	}
+	return engine.CheckBindings(plan, lease.Step, lease.Bindings)
+}
+
+func (g *Guard) allowed(tenant work.Tenant, pack, submitter string) error {
+	if len(g.Rules) == 0 {
+		return nil
+	}
+	for _, r := range g.Rules {
+		if fits, _ := path.Match(r.Pack, pack); !fits || r.Tenant != "" && r.Tenant != tenant {
+			continue
+		}
+		if slices.Contains(r.Submitters, submitter) || slices.Contains(r.Submitters, "*") {
+			return nil
+		}
+		return fault.New(fault.Untrusted, "this worker does not run %s for %s", pack, submitter)
+	}
+	return fault.New(fault.Untrusted, "this worker has no rule for the pack %s", pack)
+}
+
+// request returns the verified request of a run. The signature is checked once; whether its key is trusted, whenever the trust changes.
+func (g *Guard) request(ctx context.Context, lease *store.Grant) (request, error) {
+	key := runKey{lease.Tenant, lease.Run}
+	trust, known, ok, err := g.recall(key)
+	if err != nil || ok {
+		return known, err
+	}
+	raw, err := g.Request(ctx, lease.Tenant, lease.Run)
+	if err != nil {
+		return request{}, err
+	}
+	if len(raw) == 0 {
+		return request{}, fault.New(fault.Untrusted, "nobody has signed for run %s", lease.Run)
+	}
+	envelope, err := dsse.Decode(raw)
+	if err != nil {
+		return request{}, fault.New(fault.Unverified, "the request of run %s: %v", lease.Run, err)
+	}
+	sub, id, err := evidence.VerifySubmission(envelope, trust, g.Now())
+	if err != nil {
+		return request{}, err
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if len(g.known) >= knownRequests {
+		clear(g.known)
+	}
+	g.known[key] = request{sub, id}
+	return request{sub, id}, nil
+}
+
+// recall returns the trust root of the moment, and a request that was verified under it.
+func (g *Guard) recall(key runKey) (keyring.Trust, request, bool, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if now := time.Now(); now.Sub(g.loaded) > trustFor {
+		trust, err := g.Trust()
+		if err != nil {
+			return trust, request{}, false, err
+		}
+		if !reflect.DeepEqual(trust, g.trust) {
+			clear(g.known)
+		}
+		g.trust, g.loaded = trust, now
+	}
+	r, ok := g.known[key]
+	if !ok {
+		return g.trust, r, false, nil
+	}
+	// A key may run out by itself.
+	if k, found := g.trust.Find(r.key); !found || !keyring.Judge(k, keyring.Moment{At: r.IssuedAt}, g.Now()).Counts() {
+		delete(g.known, key)
+		return g.trust, request{}, false, nil
+	}
+	return g.trust, r, true, nil
+}
