@@ -7,7 +7,6 @@ import (
 	"crypto/ed25519"
 	"crypto/elliptic"
 	"crypto/sha256"
-	"crypto/x509"
 	"encoding/hex"
 
 	"orrery.example/orrery/internal/fault"
@@ -19,7 +18,7 @@ type Key struct {
 	Public crypto.PublicKey
 }
 
-// NewKey names a public key. Error: fault.Invalid for anything but Ed25519 and ECDSA P-256.
+// NewKey names a public key. Error: fault.Invalid for anything but Ed25519, ECDSA P-256 and Secp256k1.
 func NewKey(pub crypto.PublicKey) (Key, error) {
 	switch k := pub.(type) {
 	case ed25519.PublicKey:
@@ -30,12 +29,13 @@ func NewKey(pub crypto.PublicKey) (Key, error) {
 		if k.Curve != elliptic.P256() {
 			return Key{}, fault.New(fault.Invalid, "an ECDSA key must be on P-256, not %s", k.Curve.Params().Name)
 		}
+	case Secp256k1:
 	default:
-		return Key{}, fault.New(fault.Invalid, "keys are Ed25519 or ECDSA P-256, not %T", pub)
+		return Key{}, fault.New(fault.Invalid, "keys are Ed25519, ECDSA P-256 or secp256k1, not %T", pub)
 	}
-	der, err := x509.MarshalPKIXPublicKey(pub)
+	der, err := MarshalPublic(pub)
 	if err != nil {
-		return Key{}, fault.Wrap(fault.Invalid, err, "encode the public key")
+		return Key{}, err
 	}
 	sum := sha256.Sum256(der)
 	return Key{ID: hex.EncodeToString(sum[:]), Public: pub}, nil
@@ -82,6 +82,8 @@ func holds(pub crypto.PublicKey, message, sig []byte) bool {
 		}
 		sum := sha256.Sum256(message)
 		return ecdsa.VerifyASN1(k, sum[:], sig)
+	case Secp256k1:
+		return k.holds(message, sig)
 	default:
 		return false
 	}

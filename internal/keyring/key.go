@@ -4,7 +4,6 @@ import (
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/ed25519"
-	"crypto/x509"
 	"encoding/pem"
 	"regexp"
 	"slices"
@@ -32,10 +31,12 @@ func Usages() []Usage { return []Usage{Approve, Attest, Log, Submit, Worker} }
 // Algorithm names a kind of key.
 type Algorithm string
 
-// The algorithms: Ed25519 for people and logs, ECDSA P-256 for attestations, which every outside tool verifies.
+// The algorithms: Ed25519 for people and logs, ECDSA P-256 for attestations, which every outside tool verifies. Signatures with
+// secp256k1 are verified for those who have such keys; none are made.
 const (
-	Ed25519   Algorithm = "ed25519"
-	ECDSAP256 Algorithm = "ecdsa-p256"
+	Ed25519        Algorithm = "ed25519"
+	ECDSAP256      Algorithm = "ecdsa-p256"
+	ECDSASecp256k1 Algorithm = "ecdsa-secp256k1"
 )
 
 // Key is a public key and what it is trusted for.
@@ -74,7 +75,7 @@ func NewKey(name string, pub crypto.PublicKey, usage []Usage, notBefore work.Tim
 	if err != nil {
 		return Key{}, err
 	}
-	der, err := x509.MarshalPKIXPublicKey(pub)
+	der, err := dsse.MarshalPublic(pub)
 	if err != nil {
 		return Key{}, fault.Wrap(fault.Invalid, err, "encode the public key of %s", name)
 	}
@@ -92,6 +93,8 @@ func algorithm(pub crypto.PublicKey) Algorithm {
 		return Ed25519
 	case *ecdsa.PublicKey:
 		return ECDSAP256
+	case dsse.Secp256k1:
+		return ECDSASecp256k1
 	default:
 		return ""
 	}
@@ -103,8 +106,7 @@ func ParsePublic(text []byte) (crypto.PublicKey, error) {
 	if err != nil {
 		return nil, err
 	}
-	pub, err := x509.ParsePKIXPublicKey(der)
-	return pub, fault.Wrap(fault.Invalid, err, "this is not a public key")
+	return dsse.ParsePublic(der)
 }
 
 func onePEM(text []byte, kind string) ([]byte, error) {
@@ -147,7 +149,7 @@ func (k Key) check() error {
 	if err != nil {
 		return err
 	}
-	again, err := x509.MarshalPKIXPublicKey(v.Public)
+	again, err := dsse.MarshalPublic(v.Public)
 	if err != nil {
 		return fault.Wrap(fault.Invalid, err, "the public key of %s", k.Name)
 	}
