@@ -213,10 +213,8 @@ func (u *uploads) add(ctx context.Context, t work.Tenant, d work.Digest, part sp
 		return 0, fault.Wrap(fault.Internal, err, "a file that is half uploaded")
 	}
 	_, err = putWhole(ctx, u.to, t, d, f)
-	if err == nil || fault.CodeOf(err) == fault.Unverified {
-		err = errors.Join(err, os.Remove(path))
-	}
-	return at + n, err
+	// Whatever came of it, there is nothing to go on with.
+	return at + n, errors.Join(err, os.Remove(path))
 }
 
 func (u *uploads) open(path string) (*os.File, error) {
