@@ -151,6 +151,22 @@ func copyTree(t *testing.T, to string, names ...string) {
 	}
 }
 
+// copySource copies what it takes to build the program.
+func copySource(t *testing.T, to string) {
+	t.Helper()
+	entries, err := os.ReadDir(place.root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		switch e.Name() {
+		case ".git", "bin", "docs", "test":
+		default:
+			copyTree(t, to, e.Name())
+		}
+	}
+}
+
 // folder makes a folder for a test that other users may enter, too.
 func folder(t *testing.T) string {
 	t.Helper()

@@ -82,7 +82,7 @@ func TestDocuments(t *testing.T) {
 			dir := folder(t)
 			copyTree(t, dir, "examples", "scripts")
 			if rel == "README.md" {
-				copyTree(t, dir, "go.mod", "go.sum", "Makefile", "cmd", "internal")
+				copySource(t, dir)
 			}
 			check(t, rel, dir, commands, names)
 		})

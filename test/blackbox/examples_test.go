@@ -50,7 +50,7 @@ func TestExamples(t *testing.T) {
 			dir := folder(t)
 			copyTree(t, dir, "examples")
 			if e.Name() == "release-check" {
-				copyTree(t, dir, "go.mod", "go.sum", "cmd", "internal")
+				copySource(t, dir)
 			}
 			script += `
 exits 0 orrery evidence export @latest -f run.evidence.tar
