@@ -90,7 +90,7 @@ func (s *Server) prepare(ctx context.Context) error {
 	}
 	routes := rest.Routes(rest.Deps{Store: s.Store, Blobs: s.Blobs, Identity: s.Identity, Space: s.space, Now: Now})
 	routes = append(routes, workerapi.Routes(workerapi.Deps{
-		Store: s.Store, Blobs: s.Blobs, Spool: filepath.Join(s.Dir, "uploads"), Now: Now, Log: s.Log,
+		Store: s.Store, Blobs: s.Blobs, Spool: filepath.Join(s.Dir, "uploads"), Now: Now, Log: s.Log, Trust: s.trust,
 	})...)
 	routes = append(routes, httpapi.ProbeRoutes(httpapi.Probes{Ready: s.ready, Version: s.opts.Version})...)
 	documents, err := httpapi.DocumentRoutes(routes, s.opts.Version)
@@ -102,6 +102,19 @@ func (s *Server) prepare(ctx context.Context) error {
 		Version: s.opts.Version, Rate: s.opts.Rate, Burst: s.opts.Burst, Now: Now, Log: s.Log,
 	})
 	return err
+}
+
+// trust is the keyring of a tenant, as a document.
+func (s *Server) trust(ctx context.Context, tenant work.Tenant) ([]byte, error) {
+	sp, err := s.space(ctx, tenant)
+	if err != nil {
+		return nil, err
+	}
+	t, err := sp.Keys.Trust()
+	if err != nil {
+		return nil, err
+	}
+	return t.Encode()
 }
 
 // ready asks the store something.
@@ -266,7 +279,7 @@ func (s *Server) serveTenant(tenant work.Tenant, sp *rest.Space) error {
 		return err
 	}
 	mine := *s.Folder
-	mine.Secret = s.secrets(tenant)
+	mine.Keys, mine.Secret = sp.Keys, s.secrets(tenant)
 	w, err := mine.worker(ctx, tenant, filepath.Join(s.Dir, "work", string(tenant)))
 	if err != nil {
 		return err
