@@ -91,7 +91,7 @@ Start here:
 		c.initCommand(), c.lintCommand(), c.planCommand(), c.simulateCommand(), c.runCommand(), c.runsCommand(), c.whyCommand(),
 		c.decideCommand("approve", "approved"), c.decideCommand("reject", "rejected"), c.deadletterCommand(), c.evidenceCommand(),
 		c.verifyCommand(), c.replayCommand(), c.keysCommand(), c.doctorCommand(), c.schemaCommand(), c.versionCommand(),
-		c.upCommand(), c.serveCommand(), c.configCommand(),
+		c.upCommand(), c.serveCommand(), c.workerCommand(), c.configCommand(),
 	)
 	c.completeRuns(root)
 	return root

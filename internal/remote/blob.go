@@ -56,7 +56,7 @@ func (b *Blobs) fill(ctx context.Context, tenant work.Tenant, digest work.Digest
 		}
 		_, _, err = b.cache.Put(ctx, tenant, r)
 		r.Close()
-		if fault.CodeOf(err) != fault.Unavailable || ctx.Err() != nil {
+		if !passing(err) || ctx.Err() != nil {
 			return err
 		}
 	}
@@ -74,7 +74,7 @@ func (b *Blobs) fetch(ctx context.Context, digest work.Digest) (r io.ReadCloser,
 		if res, err = b.c.send(req); err == nil {
 			return &checked{r: res.Body, want: digest, sum: sha256.New()}, res.ContentLength, nil
 		}
-		if fault.CodeOf(err) != fault.Unavailable || ctx.Err() != nil {
+		if !passing(err) || ctx.Err() != nil {
 			return nil, 0, err
 		}
 	}
@@ -159,7 +159,7 @@ func (b *Blobs) send(ctx context.Context, d work.Digest, from io.ReaderAt, size 
 			return err
 		default:
 			switch fault.CodeOf(err) {
-			case fault.Unavailable, fault.Conflict, fault.Invalid: // the last two: the server has another part of it than was thought
+			case fault.Unavailable, fault.Exhausted, fault.Conflict, fault.Invalid: // the last two: the server has another part of it than was thought
 				failed++
 			default:
 				return err

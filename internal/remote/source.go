@@ -38,6 +38,7 @@ type Source struct {
 	leaving chan struct{} // closed when no more work is wanted
 	leave   sync.Once
 	drained chan struct{} // closed when the server says so
+	joined  chan string   // gets the worker's name when the server knows it
 	told    sync.Once
 
 	mu      sync.Mutex
@@ -61,7 +62,7 @@ type Source struct {
 func (c *Client) Source(ctx context.Context, about About) *Source {
 	s := &Source{
 		c: c, about: about, life: ctx, wake: make(chan struct{}, 1), held: map[store.AckCommand]bool{},
-		leaving: make(chan struct{}), drained: make(chan struct{}),
+		leaving: make(chan struct{}), drained: make(chan struct{}), joined: make(chan string, 1),
 	}
 	s.acks = &gather[store.AckCommand]{send: s.sendAcks, most: 500}
 	s.lines = &gather[store.LinesCommand]{send: s.sendLines, most: 200}
@@ -73,6 +74,9 @@ func (s *Source) Wake() <-chan struct{} { return s.wake }
 
 // Drained is closed when the server has told the worker to leave.
 func (s *Source) Drained() <-chan struct{} { return s.drained }
+
+// Joined gets the name that the worker has in the evidence when the server has taken it in for the first time.
+func (s *Source) Joined() <-chan string { return s.joined }
 
 func (s *Source) hint() {
 	select {
@@ -94,10 +98,13 @@ func (s *Source) OpenSession(ctx context.Context, session store.Session) error {
 		if err == nil {
 			break
 		}
-		if fault.CodeOf(err) != fault.Unavailable || s.life.Err() != nil || s.isLeaving() {
+		if !passing(err) || s.life.Err() != nil || s.isLeaving() {
 			return err
 		}
 		s.c.Log.Warn("the server is not there", "error", err)
+	}
+	if session.Tenant != "" && welcome.Tenant != string(session.Tenant) {
+		return fault.New(fault.Denied, "the server takes the worker for one of tenant %s, not of %s", welcome.Tenant, session.Tenant)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -105,10 +112,11 @@ func (s *Source) OpenSession(ctx context.Context, session store.Session) error {
 		clear(s.held)
 		s.grants = nil
 	}
-	s.session, s.tenant, s.welcome = session.ID, session.Tenant, welcome
+	s.session, s.tenant, s.welcome = session.ID, work.Tenant(welcome.Tenant), welcome
 	s.renewed, s.gone = time.Now(), false
 	if !s.beating {
 		s.beating = true
+		s.joined <- welcome.Worker
 		go s.beat(s.life)
 	}
 	return nil
@@ -330,6 +338,9 @@ func (s *Source) Request(ctx context.Context, _ work.Tenant, run work.RunID) ([]
 	return raw, err
 }
 
+// Trust returns the keyring that the server has for the worker's tenant.
+func (c *Client) Trust(ctx context.Context) ([]byte, error) { return c.document(ctx, "trust") }
+
 // Cached implements worker.Source.
 func (s *Source) Cached(ctx context.Context, _ work.Tenant, key work.Digest) (*store.CachedResult, error) {
 	raw, err := s.c.document(ctx, "cache/"+string(key))
@@ -352,12 +363,18 @@ const maxDocument = 128 << 20
 // tries is how often what can be asked again without harm is asked.
 const tries = 8
 
+// passing reports whether an error may be gone when the request is made again.
+func passing(err error) bool {
+	code := fault.CodeOf(err)
+	return code == fault.Unavailable || code == fault.Exhausted
+}
+
 // document reads something that never changes, patiently.
 func (c *Client) document(ctx context.Context, path string) (raw []byte, err error) {
 	for range tries {
 		c.gate.wait(ctx)
 		raw, err = c.read(ctx, path)
-		if fault.CodeOf(err) != fault.Unavailable || ctx.Err() != nil {
+		if !passing(err) || ctx.Err() != nil {
 			return raw, err
 		}
 	}

@@ -46,6 +46,21 @@ func (s *service) request(w http.ResponseWriter, r *http.Request, c *httpapi.Cal
 	return document(w, r, raw)
 }
 
+func (s *service) trust(w http.ResponseWriter, r *http.Request, c *httpapi.Call) error {
+	t, err := tenant(c)
+	if err != nil {
+		return err
+	}
+	if s.Deps.Trust == nil {
+		return fault.New(fault.NotFound, "this server gives no keyring")
+	}
+	raw, err := s.Deps.Trust(r.Context(), t)
+	if err != nil {
+		return err
+	}
+	return document(w, r, raw)
+}
+
 func (s *service) cached(w http.ResponseWriter, r *http.Request, c *httpapi.Call) error {
 	t, err := tenant(c)
 	if err != nil {

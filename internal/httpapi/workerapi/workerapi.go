@@ -39,7 +39,8 @@ type Documents interface {
 type Deps struct {
 	Store Store
 	Blobs blob.Store
-	Spool string // a folder for files that are half uploaded
+	Spool string                                                        // a folder for files that are half uploaded
+	Trust func(ctx context.Context, tenant work.Tenant) ([]byte, error) // the keyring of a tenant; nil for none to give
 	Now   func() work.Time
 	Log   *slog.Logger
 }
@@ -104,6 +105,7 @@ func (s *service) documentRoutes() []httpapi.Route {
 		get("plans/{hash}", "workerPlan", "Read a plan: its canonical JSON, which hashes to its name", "application/json", s.plan),
 		get("runs/{run}/request", "workerRequest", "Read the signed request of a run", "application/json", s.request),
 		cached,
+		get("trust", "workerTrust", "Read the keyring of the tenant, for workers that have no trust root of their own", "application/json", s.trust),
 		get("blobs/{digest}", "workerDownload", "Read a file by its digest", octets, s.download),
 		{
 			Method: http.MethodHead, Path: "/api/v1/worker/blobs/{digest}", Name: "workerUploadOffset", Handle: s.offset, Stream: octets,
