@@ -120,7 +120,7 @@ func staleSteps(before, next *work.Plan) map[work.StepID]string {
 	for i := range before.Steps {
 		old[before.Steps[i].ID] = &before.Steps[i]
 	}
-	files := !same(before.Files, next.Files)
+	files := !same(scripts(before), scripts(next))
 	inputs := changedInputs(before, next)
 	for i := range next.Steps {
 		spec := &next.Steps[i]
@@ -145,6 +145,11 @@ func staleSteps(before, next *work.Plan) map[work.StepID]string {
 		}
 	}
 	return out
+}
+
+// scripts are the files that steps may read, without the manifest: what it says of a step is compared step by step.
+func scripts(p *work.Plan) []work.File {
+	return slices.DeleteFunc(slices.Clone(p.Files), func(f work.File) bool { return f.Path == "pack.yaml" })
 }
 
 func changedInputs(before, next *work.Plan) []string {

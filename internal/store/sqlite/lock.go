@@ -67,7 +67,7 @@ func lockedBy(f *os.File) error {
 			WithHint("find it with: fuser %s", f.Name())
 	}
 	return fault.New(fault.Locked, "process %d has the data folder open since %s: %s", h.PID, h.Since, h.Command).
-		WithHint("wait for it, or stop it with: kill %d", h.PID)
+		WithHint("wait for it; orrery runs cancel RUN ends a run that it works on (process %d)", h.PID)
 }
 
 func (l *lock) release() error {
