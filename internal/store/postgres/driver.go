@@ -25,8 +25,8 @@ import (
 
 // Options say which database. The zero value of all but URL is what a server wants.
 type Options struct {
-	// URL is a connection string, as libpq takes them. The parameter default_query_exec_mode=cache_statement saves the server some work
-	// where no pgbouncer older than 1.21 stands in between; without it every statement is described once and planned each time.
+	// URL is a connection string, as libpq takes them. Statements are prepared once per connection, unless a pooler stands between here
+	// and the server: then they are described once and planned each time. The parameter default_query_exec_mode decides otherwise.
 	URL string
 
 	// Connections is how many the pool may open, 0 for twice the processors and eight at least.
@@ -84,40 +84,47 @@ func Open(ctx context.Context, o Options) (*Driver, error) {
 	if err != nil {
 		return nil, fault.New(fault.Invalid, "the database's URL: %w", err)
 	}
-	if config.ConnConfig.DefaultQueryExecMode == pgx.QueryExecModeCacheStatement && !namesMode(o.URL) {
-		config.ConnConfig.DefaultQueryExecMode = pgx.QueryExecModeCacheDescribe
-	}
 	config.MaxConns = int32(min(o.Connections, 1000))
 	if config.ConnConfig.ConnectTimeout == 0 {
 		config.ConnConfig.ConnectTimeout = 5 * time.Second
 	}
-	pool, err := pgxpool.NewWithConfig(ctx, config)
+	d := &Driver{o: o, begin: beginStatement(&o)}
+	first := config.ConnConfig.Copy()
+	first.DefaultQueryExecMode = pgx.QueryExecModeCacheDescribe
+	pooled, err := d.open(ctx, first)
 	if err != nil {
-		return nil, fault.New(fault.Invalid, "the database: %w", err)
-	}
-	d := &Driver{pool: pool, o: o, begin: beginStatement(&o)}
-	if err := d.open(ctx); err != nil {
-		pool.Close()
 		return nil, err
+	}
+	if pooled && !namesMode(o.URL) {
+		config.ConnConfig.DefaultQueryExecMode = pgx.QueryExecModeCacheDescribe
+	}
+	if d.pool, err = pgxpool.NewWithConfig(ctx, config); err != nil {
+		return nil, fault.New(fault.Invalid, "the database: %w", err)
 	}
 	return d, nil
 }
 
-func (d *Driver) open(ctx context.Context) error {
+// open looks at the server, brings the schema up to date and reports whether a pooler stands in between.
+func (d *Driver) open(ctx context.Context, config *pgx.ConnConfig) (pooled bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, d.o.Timeout)
 	defer cancel()
-	conn, err := d.pool.Acquire(ctx)
+	conn, err := pgx.ConnectConfig(ctx, config)
 	if err != nil {
-		return classify(err)
+		return false, classify(err)
 	}
-	defer conn.Release()
-	if err := d.checkServer(ctx, conn.Conn()); err != nil {
-		return err
+	defer conn.Close(ctx)
+	if err := d.checkServer(ctx, conn); err != nil {
+		return false, err
 	}
-	if err := migrate(ctx, conn.Conn()); err != nil {
-		return err
+	if err := migrate(ctx, conn); err != nil {
+		return false, err
 	}
-	return d.loadIncarnation(ctx, conn.Conn())
+	// A pooler tells its clients numbers of its own for what the server calls the process of a connection.
+	var backend uint32
+	if err := conn.QueryRow(ctx, `SELECT pg_backend_pid()`).Scan(&backend); err != nil {
+		return false, classify(err)
+	}
+	return backend != conn.PgConn().PID(), d.loadIncarnation(ctx, conn)
 }
 
 // oldest is the first PostgreSQL this driver is tested with.

@@ -1,0 +1,69 @@
+package testservice
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+)
+
+// Pgbouncer is a pooler in front of a PostgreSQL server, in transaction mode: two transactions of one client may run on two
+// connections of the server.
+type Pgbouncer struct {
+	dir     string
+	address string
+	process *process
+}
+
+// StartPgbouncer starts a pooler with at most size connections to each database of a server. Errors: fault.NotFound when pgbouncer is
+// not installed.
+func StartPgbouncer(s *Postgres, size int) (*Pgbouncer, error) {
+	path, err := find("pgbouncer", "pgbouncer", "/usr/sbin")
+	if err != nil {
+		return nil, err
+	}
+	who, err := account()
+	if err != nil {
+		return nil, err
+	}
+	b := &Pgbouncer{}
+	if b.dir, err = folder(who); err != nil {
+		return nil, err
+	}
+	listen, err := port()
+	if err != nil {
+		return nil, errors.Join(err, b.Close())
+	}
+	b.address = net.JoinHostPort("127.0.0.1", strconv.Itoa(listen))
+	settings := fmt.Sprintf("[databases]\n* = host=127.0.0.1 port=%d user=%s\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = %d\nunix_socket_dir =\n"+
+		"auth_type = any\npool_mode = transaction\ndefault_pool_size = %d\nmax_client_conn = 500\nlog_connections = 0\nlog_disconnections = 0\n",
+		s.port, postgresUser, listen, size)
+	file := filepath.Join(b.dir, "pgbouncer.ini")
+	if err := os.WriteFile(file, []byte(settings), 0o644); err != nil {
+		return nil, errors.Join(err, b.Close())
+	}
+	if b.process, err = start(command(who, b.dir, path, file), answers(b.address)); err != nil {
+		return nil, errors.Join(err, b.Close())
+	}
+	return b, nil
+}
+
+// Through returns how to connect to a database of the server through the pooler.
+func (b *Pgbouncer) Through(url string) string {
+	scheme, rest, _ := strings.Cut(url, "@")
+	_, path, _ := strings.Cut(rest, "/")
+	return scheme + "@" + b.address + "/" + path
+}
+
+// Close stops the pooler and removes its files.
+func (b *Pgbouncer) Close() error {
+	if b.process != nil {
+		b.process.kill(syscall.SIGKILL)
+		b.process = nil
+	}
+	return os.RemoveAll(b.dir)
+}
