@@ -46,11 +46,13 @@ func (t tokens) Principal(_ context.Context, token string) (access.Principal, er
 
 // rig is a server on a store in memory.
 type rig struct {
-	t        *testing.T
+	t        testing.TB
 	store    *kernel.Store
 	blobs    *folder.Store
 	server   *httptest.Server
+	start    time.Time
 	skew     atomic.Int64
+	speed    atomic.Int64
 	requests atomic.Int64
 	mu       sync.Mutex
 	runs     int
@@ -58,8 +60,7 @@ type rig struct {
 
 func newRig(t testing.TB) *rig {
 	t.Helper()
-	tt, _ := t.(*testing.T)
-	r := &rig{t: tt}
+	r := &rig{t: t, start: time.Now()}
 	r.store = kernel.New(memory.New(), kernel.Options{Now: r.now})
 	var err error
 	if r.blobs, err = folder.Open(t.TempDir()); err != nil {
@@ -72,7 +73,7 @@ func newRig(t testing.TB) *rig {
 			"two": {Subject: "pool", Kind: "service", Tenant: "globex", Scopes: []access.Scope{access.Worker}},
 			"not": {Subject: "reader", Kind: "user", Tenant: acme, Scopes: []access.Scope{access.PacksRead}},
 		},
-		Tenant: func(context.Context, work.Tenant) error { return nil },
+		Tenant: func(context.Context, work.Tenant) error { return nil }, Records: r.store, Now: r.now,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -91,7 +92,13 @@ func newRig(t testing.TB) *rig {
 	return r
 }
 
-func (r *rig) now() work.Time { return work.At(time.Now().Add(time.Duration(r.skew.Load()))) }
+func (r *rig) now() work.Time {
+	passed := time.Since(r.start) * time.Duration(max(1, r.speed.Load()))
+	return work.At(r.start.Add(passed + time.Duration(r.skew.Load())))
+}
+
+// fast lets the clock of the server run faster.
+func (r *rig) fast(n int64) { r.speed.Store(n) }
 
 // timers lets the store act on what is due until the test ends.
 func (r *rig) timers() {
@@ -291,7 +298,7 @@ func (r *rig) text(id work.RunID) string {
 	return b.String()
 }
 
-func read(t *testing.T, b worker.Blobs, d work.Digest) []byte {
+func read(t testing.TB, b worker.Blobs, d work.Digest) []byte {
 	t.Helper()
 	f, _, err := b.Open(context.Background(), acme, d)
 	if err != nil {
