@@ -151,6 +151,9 @@ func (c *cli) folderOptions(readOnly bool) (app.Options, error) {
 		return app.Options{}, fault.Wrap(fault.Invalid, err, "data folder %s", dir)
 	}
 	log := slog.New(slog.DiscardHandler)
+	if !c.machine() && !c.quiet {
+		log = slog.New(newTroubles(c.Err))
+	}
 	if c.verbose {
 		log = slog.New(slog.NewTextHandler(c.Err, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	}

@@ -260,13 +260,35 @@ func TestAnotherPlan(t *testing.T) {
 	}
 }
 
-// A worker whose store is not there does not begin.
+// A worker whose store is not there begins when it is, and says why when it may not wait any longer.
 func TestNoSession(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
-	r.driver.Faults.BeforeCommit = func() error { return fault.New(fault.Unavailable, "no store") }
-	w := workerOf(r)
-	if err := w.Run(t.Context()); err == nil {
-		t.Error("a worker without a session runs")
+	var failures atomic.Int32
+	r.driver.Faults.BeforeCommit = func() error {
+		if failures.Add(1) <= 1 {
+			return fault.New(fault.Unavailable, "no store")
+		}
+		return nil
+	}
+	r.start(true)
+	eventually := time.After(10 * time.Second)
+	for look := time.NewTicker(10 * time.Millisecond); failures.Load() < 2; {
+		select {
+		case <-look.C:
+		case <-eventually:
+			t.Fatal("the worker does not try again")
+		}
+	}
+	if id, _ := r.only(step("any", work.RunSpec{Runner: "noop"})); r.end(id).State != work.Succeeded {
+		t.Error("the worker does not work")
+	}
+
+	never := newRig(t)
+	never.driver.Faults.BeforeCommit = func() error { return fault.New(fault.Unavailable, "no store") }
+	ctx, stop := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer stop()
+	if err := workerOf(never).Run(ctx); err == nil || !strings.Contains(err.Error(), "no store") {
+		t.Errorf("a worker without a session ended with %v", err)
 	}
 }

@@ -112,10 +112,10 @@ func New(c Config, source Source, blobs Blobs) *Worker {
 	}
 }
 
-// Run works until ctx ends, then takes no more, lets what runs end, and returns. Errors: the session could not be opened.
+// Run works until ctx ends, then takes no more, lets what runs end, and returns. Errors: the session could not be opened until then.
 func (w *Worker) Run(ctx context.Context) error {
 	life := context.WithoutCancel(ctx)
-	if err := w.open(life); err != nil {
+	if err := w.begin(ctx); err != nil {
 		return err
 	}
 	beat := time.NewTicker(heartbeatEvery)
@@ -160,6 +160,24 @@ func (w *Worker) open(ctx context.Context) error {
 	return w.source.OpenSession(ctx, store.Session{
 		ID: w.session, Worker: w.Name, Tenant: w.Tenant, Local: w.Local, Expires: w.Now().Add(sessionLength),
 	})
+}
+
+// begin opens the session, however long the store takes to have one.
+func (w *Worker) begin(ctx context.Context) error {
+	for {
+		err := w.open(context.WithoutCancel(ctx))
+		if err == nil {
+			return nil
+		}
+		w.Log.Warn("no session yet", "error", err)
+		again := time.NewTimer(pollEvery)
+		select {
+		case <-again.C:
+		case <-ctx.Done():
+			again.Stop()
+			return err
+		}
+	}
 }
 
 func (w *Worker) heartbeat(ctx context.Context) {

@@ -78,7 +78,7 @@ func TestTamper(t *testing.T) {
 	}
 	dice := dice(t)
 	places := offsets(t, one, 997)
-	keep := rounds(t, 120) // of some two thousand; all of them when asked for
+	keep := rounds(t, 300) // of some two thousand; all of them when asked for
 	dice.Shuffle(len(places), func(i, j int) { places[i], places[j] = places[j], places[i] })
 	for _, at := range places[:min(keep, len(places))] {
 		changed := bytes.Clone(one)

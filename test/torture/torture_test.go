@@ -21,6 +21,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	_ "orrery.example/orrery/internal/cli" // so that results of another program are not taken from the cache
 )
 
 // binary is the program under test.
