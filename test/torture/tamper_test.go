@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
@@ -83,7 +84,7 @@ func TestTamper(t *testing.T) {
 	for _, at := range places[:min(keep, len(places))] {
 		changed := bytes.Clone(one)
 		changed[at] ^= byte(1 + dice.IntN(255))
-		f.never("byte "+string(rune('0'+at%10))+" changed", changed, trust)
+		f.never(fmt.Sprintf("byte %d changed", at), changed, trust)
 		if t.Failed() {
 			t.Fatalf("byte %d of %d: %q", at, len(one), one[max(0, at-20):min(len(one), at+20)])
 		}
@@ -147,9 +148,6 @@ func TestSwap(t *testing.T) {
 	}
 	if swapped < 8 {
 		t.Errorf("void: %d files differ", swapped)
-	}
-	if same := rebuild(t, one, nil, ""); !bytes.Equal(same, one) {
-		t.Log("an archive written again has other bytes, which is no concern of this test")
 	}
 	runs := f.runs()
 	for _, more := range [][]string{
