@@ -55,7 +55,7 @@ func ParseScope(s string) ([]Scope, error) {
 type Principal struct {
 	Subject string      // the name that goes into the audit trail
 	Kind    string      // user, service or worker
-	Tenant  work.Tenant // the only one it may act in; "" for an administrator of the installation
+	Tenant  work.Tenant // the only one it may act in; "" for an account of the installation, which may act in each
 	Scopes  []Scope
 	TokenID string
 	Bound   *Bound // set when the token counts for one decision only
@@ -111,7 +111,7 @@ func Covers(have []Scope, need Scope) bool {
 // Allow returns nil when the principal may use the scope in the tenant. Errors: fault.NotFound for another tenant, so that
 // its existence does not show; fault.Denied without the scope.
 func Allow(p Principal, tenant work.Tenant, need Scope) error {
-	if p.Tenant != tenant && (p.Tenant != "" || !slices.Contains(p.Scopes, Admin)) {
+	if p.Tenant != "" && p.Tenant != tenant {
 		return fault.New(fault.NotFound, "there is no tenant %s", tenant)
 	}
 	if need == "" || slices.Contains(p.Scopes, need) || slices.Contains(p.Scopes, Admin) && need != Worker {

@@ -189,7 +189,7 @@ func (s *Server) Serve(ctx context.Context, ready func(url string)) error {
 	case <-ctx.Done():
 	}
 	s.api.Drain()
-	limit, done := context.WithTimeout(life, s.opts.Drain)
+	limit, done := context.WithTimeout(context.WithoutCancel(ctx), s.opts.Drain)
 	defer done()
 	err = server.Shutdown(limit)
 	stop()

@@ -62,43 +62,51 @@ func (c *cli) decide(ctx context.Context, name, decision string, a *answerFlags)
 	if err != nil {
 		return err
 	}
-	key, err := f.Person(c.person(), keyring.Approve)
-	if err != nil {
-		return err
-	}
-	envelope, err := f.Control.Sign(ctx, control.Answer{
-		Tenant: f.Tenant, Run: run, Gate: gate, PlanHash: work.Digest(a.planHash), Decision: decision, Reason: a.reason, Ticket: a.ticket, By: key,
-	})
-	if err != nil {
-		return err
+	answer := control.Answer{
+		Tenant: f.Tenant, Run: run, Gate: gate, PlanHash: work.Digest(a.planHash), Decision: decision, Reason: a.reason, Ticket: a.ticket,
 	}
 	if elsewhere {
-		file, err := app.Drop(f.Dir, envelope)
-		if err != nil {
-			return err
-		}
-		attended, err := c.handOver(ctx, file)
-		if err != nil {
-			return err
-		}
-		if !attended && !a.leave {
-			return c.carryOn(ctx, string(run.ID), &a.run)
-		}
-		c.say("%s %s by %s; the run goes on where it is being worked on", gate, decision, key.Name())
-		return c.emitNow(ctx, f, run)
+		return c.decideElsewhere(ctx, f, answer, a)
 	}
-	if _, err := f.Control.Decide(ctx, f.Tenant, envelope); err != nil {
+	by, err := f.Answer(ctx, answer)
+	if err != nil {
 		return err
 	}
-	c.say("%s %s by %s", gate, decision, key.Name())
+	c.say("%s %s by %s", gate, decision, by)
 	if a.leave {
 		return c.emitNow(ctx, f, run)
 	}
 	return c.drive(ctx, f, run, &a.run)
 }
 
+// decideElsewhere signs a decision and hands it to the process that holds the data folder.
+func (c *cli) decideElsewhere(ctx context.Context, f *place, answer control.Answer, a *answerFlags) error {
+	key, err := f.folder.Person(c.person(), keyring.Approve)
+	if err != nil {
+		return err
+	}
+	answer.By = key
+	envelope, err := f.Control.Sign(ctx, answer)
+	if err != nil {
+		return err
+	}
+	file, err := app.Drop(f.folder.Dir, envelope)
+	if err != nil {
+		return err
+	}
+	attended, err := c.handOver(ctx, file)
+	if err != nil {
+		return err
+	}
+	if !attended && !a.leave {
+		return c.carryOn(ctx, string(answer.Run.ID), &a.run)
+	}
+	c.say("%s %s by %s; the run goes on where it is being worked on", answer.Gate, answer.Decision, key.Name())
+	return c.emitNow(ctx, f, answer.Run)
+}
+
 // gate finds the gate that is meant: the named one, or the only one that waits.
-func (c *cli) gate(ctx context.Context, f *app.Folder, run *work.Run, name string) (work.StepID, error) {
+func (c *cli) gate(ctx context.Context, f *place, run *work.Run, name string) (work.StepID, error) {
 	gates, err := f.Control.Gates(ctx, *run)
 	if err != nil {
 		return "", err
@@ -156,7 +164,7 @@ func (c *cli) handOver(ctx context.Context, file string) (attended bool, err err
 				WithHint("it counts as soon as that process or the next one looks there")
 		case <-look.C:
 		}
-		f, err := c.open(ctx, false)
+		f, err := c.openFolder(ctx, false)
 		if fault.CodeOf(err) == fault.Locked {
 			continue
 		}
@@ -241,11 +249,11 @@ func (c *cli) deadletterCommand() *cobra.Command {
 				return err
 			}
 			defer f.Close()
-			sub, err := c.submission(f, &r)
+			sub, err := c.submission(&r)
 			if err != nil {
 				return err
 			}
-			again, carry, err := f.Control.Retry(ctx, run, sub, nil)
+			again, carry, err := f.Retry(ctx, run, nil, sub, nil)
 			if err != nil {
 				return err
 			}

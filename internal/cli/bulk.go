@@ -6,7 +6,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"orrery.example/orrery/internal/app"
 	"orrery.example/orrery/internal/fault"
 	"orrery.example/orrery/internal/store"
 	"orrery.example/orrery/internal/work"
@@ -64,7 +63,7 @@ func (q *runQuery) add(cmd *cobra.Command) {
 }
 
 // selected returns the runs that the query selects and the verb applies to, oldest first.
-func (c *cli) selected(ctx context.Context, f *app.Folder, verb string, q *runQuery) ([]work.Run, error) {
+func (c *cli) selected(ctx context.Context, f *place, verb string, q *runQuery) ([]work.Run, error) {
 	if verb != "cancel" && verb != "retry" {
 		return nil, fault.New(fault.Invalid, "runs can be cancelled or retried together, not %q", verb).WithHint("orrery runs bulk --help")
 	}
@@ -91,7 +90,7 @@ func (c *cli) selected(ctx context.Context, f *app.Folder, verb string, q *runQu
 }
 
 // bulk does one after the other and tells what became of each. A run that fails again does not keep the rest from their turn.
-func (c *cli) bulk(ctx context.Context, f *app.Folder, verb string, runs []work.Run, reason string, r *runFlags) error {
+func (c *cli) bulk(ctx context.Context, f *place, verb string, runs []work.Run, reason string, r *runFlags) error {
 	type outcome struct {
 		Run    string     `json:"run"`
 		By     string     `json:"by,omitempty"` // the run that retries it
@@ -126,7 +125,7 @@ func (c *cli) bulk(ctx context.Context, f *app.Folder, verb string, runs []work.
 	return first
 }
 
-func (c *cli) bulkOne(ctx context.Context, f *app.Folder, verb string, run work.Run, reason string, r *runFlags) (work.Run, error) {
+func (c *cli) bulkOne(ctx context.Context, f *place, verb string, run work.Run, reason string, r *runFlags) (work.Run, error) {
 	quiet := *c
 	quiet.quiet, quiet.Out, quiet.output = true, io.Discard, ""
 	if verb == "cancel" {
@@ -137,12 +136,12 @@ func (c *cli) bulkOne(ctx context.Context, f *app.Folder, verb string, run work.
 		err := quiet.driveQuietly(ctx, f, run)
 		return c.now(ctx, f, run), err
 	}
-	sub, err := c.submission(f, r)
+	sub, err := c.submission(r)
 	if err != nil {
 		return run, err
 	}
 	sub.Note = reason
-	again, _, err := f.Control.Retry(ctx, run, sub, nil)
+	again, _, err := f.Retry(ctx, run, nil, sub, nil)
 	if err != nil {
 		return run, err
 	}
@@ -151,7 +150,7 @@ func (c *cli) bulkOne(ctx context.Context, f *app.Folder, verb string, run work.
 }
 
 // now returns the run as it stands, or as it was when it cannot be read.
-func (c *cli) now(ctx context.Context, f *app.Folder, run work.Run) work.Run {
+func (c *cli) now(ctx context.Context, f *place, run work.Run) work.Run {
 	if fresh, err := f.Store.Run(ctx, run.Tenant, string(run.ID)); err == nil {
 		return fresh
 	}

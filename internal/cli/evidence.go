@@ -15,7 +15,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"orrery.example/orrery/internal/app"
-	"orrery.example/orrery/internal/attest"
 	"orrery.example/orrery/internal/evidence"
 	"orrery.example/orrery/internal/fault"
 	"orrery.example/orrery/internal/keyring"
@@ -70,24 +69,18 @@ func writeWhole(name string, raw []byte) error {
 	return fault.Wrap(fault.Internal, os.Rename(tmp, name), "cannot write")
 }
 
-// export returns the evidence of a run, and keeps it in the folder unless another process holds that.
+// export returns the evidence of a run.
 func (c *cli) export(ctx context.Context, name string) ([]byte, work.Run, error) {
 	f, run, err := c.find(ctx, name, false)
-	var keep attest.Keeper
 	if fault.CodeOf(err) == fault.Locked {
 		f, run, err = c.find(ctx, name, true)
-	} else if err == nil {
-		keep = f.Blobs
 	}
 	if err != nil {
 		return nil, run, err
 	}
 	defer f.Close()
-	if f.Attest == nil {
-		return nil, run, fault.New(fault.Locked, "another process holds the data folder, and there are no keys to sign with yet")
-	}
 	var out bytes.Buffer
-	if err := f.Attest.Export(ctx, run, keep, &out); err != nil {
+	if err := f.Export(ctx, run, &out); err != nil {
 		if !run.State.Terminal() {
 			return nil, run, fault.New(fault.Conflict, "run %s has not ended; evidence is made at the end", run.Name).WithHint("orrery why %s", run.Name)
 		}
@@ -115,7 +108,7 @@ func (c *cli) verifyCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			trust, err := c.trustRoot(trustFile)
+			trust, err := c.trustRoot(ctx, trustFile, asked != nil)
 			if err != nil {
 				return err
 			}
@@ -193,7 +186,15 @@ func (c *cli) evidenceOf(ctx context.Context, what string) ([]byte, *work.Run, e
 	return raw, &run, err
 }
 
-func (c *cli) trustRoot(file string) (keyring.Trust, error) {
+// trustRoot reads the trust root that is named. Without one it is that of the place where the run was found.
+func (c *cli) trustRoot(ctx context.Context, file string, found bool) (keyring.Trust, error) {
+	if s, err := c.server(); file == "" && found && s != nil || err != nil {
+		if err != nil {
+			return keyring.Trust{}, err
+		}
+		defer s.Close()
+		return s.Trust(ctx)
+	}
 	if file == "" {
 		o, err := c.folderOptions(true)
 		if err != nil {

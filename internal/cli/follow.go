@@ -17,7 +17,7 @@ import (
 // follower shows a run while it goes on.
 type follower struct {
 	c     *cli
-	f     *app.Folder
+	f     *place
 	run   work.Run
 	graph *engine.Graph
 	prog  *progress
@@ -27,7 +27,7 @@ type follower struct {
 	wait  bool  // also while only people can move it
 }
 
-func (c *cli) newFollower(ctx context.Context, f *app.Folder, run work.Run, r *runFlags) (*follower, error) {
+func (c *cli) newFollower(ctx context.Context, f *place, run work.Run, r *runFlags) (*follower, error) {
 	raw, err := f.Store.Plan(ctx, run.Tenant, run.PlanHash)
 	if err != nil {
 		return nil, err
@@ -55,7 +55,7 @@ func (w *follower) follow(ctx context.Context) (work.Run, error) {
 	life, stop := context.WithCancel(ctx)
 	defer stop()
 	wake := w.f.Store.Watch(life)
-	beat := time.NewTicker(120 * time.Millisecond)
+	beat := time.NewTicker(w.f.beat)
 	defer beat.Stop()
 	idle := 0
 	for {

@@ -5,9 +5,9 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"orrery.example/orrery/internal/app"
 	"orrery.example/orrery/internal/control"
 	"orrery.example/orrery/internal/fault"
+	"orrery.example/orrery/internal/pack"
 	"orrery.example/orrery/internal/work"
 )
 
@@ -47,11 +47,11 @@ func (c *cli) rerunCommand() *cobra.Command {
 				return err
 			}
 			defer f.Close()
-			sub, err := c.submission(f, &r)
+			sub, err := c.submission(&r)
 			if err != nil {
 				return err
 			}
-			again, err := f.Control.Rerun(ctx, run, sub)
+			again, err := f.Rerun(ctx, run, sub)
 			if err != nil {
 				return err
 			}
@@ -84,14 +84,15 @@ repeats what failed or did not start. With --from it repeats the named steps, an
 				return err
 			}
 			defer f.Close()
-			sub, err := c.submission(f, &r)
+			sub, err := c.submission(&r)
 			if err != nil {
 				return err
 			}
-			if err := c.changePlan(ctx, f, run, &sub, path, &r); err != nil {
+			p, err := c.changePlan(ctx, f, run, &sub, path, &r)
+			if err != nil {
 				return err
 			}
-			again, carry, err := f.Control.Retry(ctx, run, sub, from)
+			again, carry, err := f.Retry(ctx, run, p, sub, from)
 			if err != nil {
 				return err
 			}
@@ -108,25 +109,25 @@ repeats what failed or did not start. With --from it repeats the named steps, an
 	return cmd
 }
 
-// changePlan replaces the plan of a retry when the pack or inputs are given anew, and says what is different.
-func (c *cli) changePlan(ctx context.Context, f *app.Folder, run work.Run, sub *control.Submission, path string, r *runFlags) error {
+// changePlan replaces the plan of a retry when the pack or inputs are given anew, says what is different, and returns the pack.
+func (c *cli) changePlan(ctx context.Context, f *place, run work.Run, sub *control.Submission, path string, r *runFlags) (*pack.Pack, error) {
 	if path == "" {
 		if len(r.inputs) > 0 || r.file != "" {
-			return fault.New(fault.Invalid, "changed inputs need the pack").WithHint("add --pack FOLDER")
+			return nil, fault.New(fault.Invalid, "changed inputs need the pack").WithHint("add --pack FOLDER")
 		}
-		return nil
+		return nil, nil
 	}
 	before, err := f.Control.Stored(ctx, run)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	p, built, err := c.buildPlanOver(path, r, before.Plan)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	sub.Built, sub.Files = built, p.FS
+	sub.Built = built
 	if built.Hash != run.PlanHash {
 		c.printDiff(c.Err, before.Plan, built.Plan)
 	}
-	return nil
+	return p, nil
 }

@@ -14,6 +14,7 @@ import (
 	"regexp"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"orrery.example/orrery/internal/app"
 	"orrery.example/orrery/internal/fault"
@@ -31,6 +32,11 @@ type Streams struct {
 type cli struct {
 	Streams
 	data      string
+	serverURL string
+	tokenFile string
+	caFile    string
+	context   string
+	given     map[string]bool // flags of every command that were given
 	tenant    string
 	identity  string
 	output    string
@@ -72,15 +78,23 @@ Start here:
   orrery runs list             see what ran
   orrery verify RUN            check its evidence`,
 		Version: Version, SilenceErrors: true, SilenceUsage: true,
-		Args:              func(cmd *cobra.Command, args []string) error { return unknown(cmd, args) },
-		RunE:              func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
-		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error { return c.formats(cmd) },
+		Args: func(cmd *cobra.Command, args []string) error { return unknown(cmd, args) },
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
+			c.given = map[string]bool{}
+			cmd.Root().PersistentFlags().VisitAll(func(f *pflag.Flag) { c.given[f.Name] = f.Changed })
+			return c.formats(cmd)
+		},
 	}
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return fault.New(fault.Invalid, "%v", err).WithHint("%s --help", cmd.CommandPath())
 	})
 	f := root.PersistentFlags()
 	f.StringVar(&c.data, "data", envOr("ORRERY_DATA", ""), "data folder (default: $ORRERY_DATA, else ~/.local/share/orrery)")
+	f.StringVar(&c.serverURL, "server", "", "work on a server instead of the data folder (default: $ORRERY_SERVER, else the current context)")
+	f.StringVar(&c.tokenFile, "token-file", "", "file with the token for the server (default: $ORRERY_TOKEN_FILE, else the context's, else $ORRERY_TOKEN)")
+	f.StringVar(&c.caFile, "ca", "", "file with the authorities of the server's certificate (default: $ORRERY_CA, else the system's)")
+	f.StringVar(&c.context, "context", envOr("ORRERY_CONTEXT", ""), "which of your servers (default: $ORRERY_CONTEXT, else the current one)")
 	f.StringVar(&c.tenant, "tenant", envOr("ORRERY_TENANT", string(work.LocalTenant)), "tenant")
 	f.StringVar(&c.identity, "as", envOr("ORRERY_IDENTITY", ""), "whose key to sign with (default: $ORRERY_IDENTITY, else your login name)")
 	f.StringVarP(&c.output, "output", "o", "", "output format: json, yaml or table (default: what suits the command)")
@@ -92,6 +106,7 @@ Start here:
 		c.decideCommand("approve", "approved"), c.decideCommand("reject", "rejected"), c.deadletterCommand(), c.evidenceCommand(),
 		c.verifyCommand(), c.replayCommand(), c.keysCommand(), c.doctorCommand(), c.schemaCommand(), c.versionCommand(),
 		c.upCommand(), c.serveCommand(), c.workerCommand(), c.configCommand(),
+		c.loginCommand(), c.contextCommand(), c.tokenCommand(), c.userCommand(),
 	)
 	c.completeRuns(root)
 	return root
@@ -161,14 +176,6 @@ func (c *cli) folderOptions(readOnly bool) (app.Options, error) {
 		Dir: abs, Tenant: work.Tenant(c.tenant), ReadOnly: readOnly, Slots: c.slots, AllowUnsandboxed: c.unsandbox,
 		ReadPaths: c.readPaths, StepPath: c.stepPath, Withhold: c.withhold, Log: log,
 	}, nil
-}
-
-func (c *cli) open(ctx context.Context, readOnly bool) (*app.Folder, error) {
-	o, err := c.folderOptions(readOnly)
-	if err != nil {
-		return nil, err
-	}
-	return app.Open(ctx, o)
 }
 
 var tenantName = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,62}$`)

@@ -13,10 +13,8 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"orrery.example/orrery/internal/app"
 	"orrery.example/orrery/internal/control"
 	"orrery.example/orrery/internal/fault"
-	"orrery.example/orrery/internal/keyring"
 	"orrery.example/orrery/internal/pack"
 	"orrery.example/orrery/internal/plan"
 	"orrery.example/orrery/internal/work"
@@ -102,7 +100,7 @@ func (c *cli) run(ctx context.Context, path string, r *runFlags) error {
 	return c.drive(ctx, f, run, r)
 }
 
-func (c *cli) startOrCarryOn(ctx context.Context, f *app.Folder, p *pack.Pack, built *plan.Built, r *runFlags) (work.Run, error) {
+func (c *cli) startOrCarryOn(ctx context.Context, f *place, p *pack.Pack, built *plan.Built, r *runFlags) (work.Run, error) {
 	if !r.fresh && r.token == "" {
 		earlier, err := f.Control.Unfinished(ctx, f.Tenant, built.Hash)
 		if err != nil {
@@ -117,12 +115,12 @@ func (c *cli) startOrCarryOn(ctx context.Context, f *app.Folder, p *pack.Pack, b
 			return *earlier, nil
 		}
 	}
-	sub, err := c.submission(f, r)
+	sub, err := c.submission(r)
 	if err != nil {
 		return work.Run{}, err
 	}
-	sub.Tenant, sub.Built, sub.Files = f.Tenant, built, p.FS
-	run, err := f.Control.Submit(ctx, sub)
+	sub.Built = built
+	run, err := f.Submit(ctx, p, sub)
 	if err != nil {
 		return work.Run{}, err
 	}
@@ -132,12 +130,8 @@ func (c *cli) startOrCarryOn(ctx context.Context, f *app.Folder, p *pack.Pack, b
 	return run, nil
 }
 
-func (c *cli) submission(f *app.Folder, r *runFlags) (control.Submission, error) {
+func (c *cli) submission(r *runFlags) (control.Submission, error) {
 	outlive()
-	key, err := f.Person(c.person(), keyring.Submit)
-	if err != nil {
-		return control.Submission{}, err
-	}
 	labels := map[string]string{}
 	for _, l := range r.labels {
 		k, v, ok := strings.Cut(l, "=")
@@ -146,14 +140,14 @@ func (c *cli) submission(f *app.Folder, r *runFlags) (control.Submission, error)
 		}
 		labels[k] = v
 	}
-	return control.Submission{By: key, Note: r.note, RunToken: r.token, Labels: labels}, nil
+	return control.Submission{Note: r.note, RunToken: r.token, Labels: labels}, nil
 }
 
 // outlive lets the process go on when nobody reads its output any more: a run does not end because somebody piped it to "head".
 func outlive() { signal.Ignore(syscall.SIGPIPE) }
 
 // drive works on a run in this process, shows it, and ends with its result.
-func (c *cli) drive(ctx context.Context, f *app.Folder, run work.Run, r *runFlags) error {
+func (c *cli) drive(ctx context.Context, f *place, run work.Run, r *runFlags) error {
 	if r.detach && !run.State.Terminal() {
 		return c.background(ctx, f, run)
 	}
@@ -191,7 +185,7 @@ const sameKeystroke = 300 * time.Millisecond
 
 // onInterrupt cancels the run at the first Ctrl-C and ends the process at the second; the sandbox dies with it. The returned
 // function stops listening and tells whether there was one.
-func (c *cli) onInterrupt(ctx context.Context, f *app.Folder, run *work.Run) func() bool {
+func (c *cli) onInterrupt(ctx context.Context, f *place, run *work.Run) func() bool {
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
 	done := make(chan bool)
@@ -228,12 +222,7 @@ func (c *cli) onInterrupt(ctx context.Context, f *app.Folder, run *work.Run) fun
 }
 
 // conclude seals the run, says how it ended and returns its result.
-func (c *cli) conclude(ctx context.Context, f *app.Folder, w *follower, run work.Run, interrupted bool) error {
-	if run.State.Terminal() {
-		if _, err := f.Attest.Seal(ctx, f.Tenant); err != nil {
-			return err
-		}
-	}
+func (c *cli) conclude(ctx context.Context, f *place, w *follower, run work.Run, interrupted bool) error {
 	gates, err := f.Control.Gates(ctx, run)
 	if err != nil {
 		return err
@@ -247,7 +236,7 @@ func (c *cli) conclude(ctx context.Context, f *app.Folder, w *follower, run work
 		return err
 	}
 	if run.State.Terminal() {
-		if err := f.Store.Acknowledge(ctx, run.Tenant, run.ID); err != nil {
+		if err := f.Settle(ctx, run); err != nil {
 			return err
 		}
 	}
@@ -285,7 +274,7 @@ func runResult(run *work.Run, gates []work.Step) RunResult {
 	return r
 }
 
-func (c *cli) farewell(ctx context.Context, f *app.Folder, w *follower, run *work.Run, gates []work.Step) {
+func (c *cli) farewell(ctx context.Context, f *place, w *follower, run *work.Run, gates []work.Step) {
 	if !run.State.Terminal() {
 		c.say("")
 		for i := range gates {
@@ -314,7 +303,7 @@ func (c *cli) farewell(ctx context.Context, f *app.Folder, w *follower, run *wor
 }
 
 // lastLines prints the end of a step's output, as a failed step's is what one looks for.
-func (c *cli) lastLines(ctx context.Context, f *app.Folder, run *work.Run, step work.StepID, n int) {
+func (c *cli) lastLines(ctx context.Context, f *place, run *work.Run, step work.StepID, n int) {
 	var last []work.LogLine
 	err := eachLine(ctx, f, run, 1, func(l *work.LogLine) {
 		if l.Step == step {
@@ -332,8 +321,15 @@ func (c *cli) lastLines(ctx context.Context, f *app.Folder, run *work.Run, step 
 }
 
 // background hands the run to a process of its own.
-func (c *cli) background(ctx context.Context, f *app.Folder, run work.Run) error {
-	args := []string{"runs", "resume", string(run.ID), "--wait", "--quiet", "--data", f.Dir, "--tenant", string(f.Tenant)}
+func (c *cli) background(ctx context.Context, f *place, run work.Run) error {
+	if f.folder == nil { // a server goes on by itself
+		if c.machine() {
+			return c.emit(runResult(&run, nil))
+		}
+		c.say("%s goes on at the server\n  look:  orrery runs show %s", run.Name, run.Name)
+		return nil
+	}
+	args := []string{"runs", "resume", string(run.ID), "--wait", "--quiet", "--data", f.folder.Dir, "--tenant", string(f.Tenant)}
 	for _, p := range c.readPaths {
 		args = append(args, "--read-path", p)
 	}

@@ -59,7 +59,7 @@ func (c *cli) listCommand() *cobra.Command {
 	return cmd
 }
 
-func (c *cli) showRuns(ctx context.Context, f *app.Folder, runs []work.Run) error {
+func (c *cli) showRuns(ctx context.Context, f *place, runs []work.Run) error {
 	items := make([]RunResult, len(runs))
 	for i := range runs {
 		var gates []work.Step
@@ -117,11 +117,11 @@ func reasonText(r work.Reason) string {
 }
 
 // lookUp opens the folder for looking and finds a run.
-func (c *cli) lookUp(ctx context.Context, name string) (*app.Folder, work.Run, error) {
+func (c *cli) lookUp(ctx context.Context, name string) (*place, work.Run, error) {
 	return c.find(ctx, name, true)
 }
 
-func (c *cli) find(ctx context.Context, name string, readOnly bool) (*app.Folder, work.Run, error) {
+func (c *cli) find(ctx context.Context, name string, readOnly bool) (*place, work.Run, error) {
 	f, err := c.open(ctx, readOnly)
 	if err != nil {
 		return nil, work.Run{}, err
@@ -137,7 +137,7 @@ func (c *cli) find(ctx context.Context, name string, readOnly bool) (*app.Folder
 // latest is what one types instead of the name of the newest run.
 const latest = "@latest"
 
-func named(ctx context.Context, f *app.Folder, name string) (work.Run, error) {
+func named(ctx context.Context, f *place, name string) (work.Run, error) {
 	if name != latest {
 		return f.Store.Run(ctx, f.Tenant, name)
 	}
@@ -182,7 +182,7 @@ func (c *cli) showCommand() *cobra.Command {
 	}
 }
 
-func detail(ctx context.Context, f *app.Folder, run work.Run) (RunDetail, error) {
+func detail(ctx context.Context, f *place, run work.Run) (RunDetail, error) {
 	gates, err := f.Control.Gates(ctx, run)
 	if err != nil {
 		return RunDetail{}, err
@@ -299,7 +299,7 @@ func (c *cli) logsCommand() *cobra.Command {
 	return cmd
 }
 
-func eachLine(ctx context.Context, f *app.Folder, run *work.Run, from int64, fn func(*work.LogLine)) error {
+func eachLine(ctx context.Context, f *place, run *work.Run, from int64, fn func(*work.LogLine)) error {
 	const page = 1000
 	for {
 		lines, err := f.Store.Lines(ctx, run.Tenant, run.ID, from, page)
@@ -429,7 +429,7 @@ func (c *cli) controlCommand(verb string) *cobra.Command {
 }
 
 // driveQuietly lets a cancelled run come to its end: finally steps run, then it is sealed.
-func (c *cli) driveQuietly(ctx context.Context, f *app.Folder, run work.Run) error {
+func (c *cli) driveQuietly(ctx context.Context, f *place, run work.Run) error {
 	err := c.drive(ctx, f, run, &runFlags{})
 	if fault.CodeOf(err) == fault.RunFailed {
 		return nil // that it is cancelled is what was asked for
@@ -444,7 +444,7 @@ func (c *cli) order(ctx context.Context, name, verb, reason string) error {
 		return err
 	}
 	defer f.Close()
-	key, err := f.Person(c.person(), keyring.Submit)
+	key, err := f.folder.Person(c.person(), keyring.Submit)
 	if err != nil {
 		return err
 	}
@@ -452,7 +452,7 @@ func (c *cli) order(ctx context.Context, name, verb, reason string) error {
 	if err != nil {
 		return err
 	}
-	file, err := app.Drop(f.Dir, envelope)
+	file, err := app.Drop(f.folder.Dir, envelope)
 	if err != nil {
 		return err
 	}
@@ -464,7 +464,7 @@ func (c *cli) order(ctx context.Context, name, verb, reason string) error {
 }
 
 // emitNow writes a run as it stands now, when a machine asks.
-func (c *cli) emitNow(ctx context.Context, f *app.Folder, run work.Run) error {
+func (c *cli) emitNow(ctx context.Context, f *place, run work.Run) error {
 	if !c.machine() {
 		return nil
 	}

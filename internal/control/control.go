@@ -33,9 +33,15 @@ type Blobs interface {
 	Has(ctx context.Context, tenant work.Tenant, digest work.Digest) (bool, error)
 }
 
+// Store is what people's questions and wishes go to: a store, or a server that has one.
+type Store interface {
+	store.Runs
+	store.Reader
+}
+
 // Service answers people. It is safe for concurrent use.
 type Service struct {
-	Store store.Store
+	Store Store
 	Blobs Blobs
 	Trust func() (keyring.Trust, error) // the trust root of the moment
 	Now   func() work.Time

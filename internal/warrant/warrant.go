@@ -135,6 +135,12 @@ func (g *Guard) request(ctx context.Context, lease *store.Grant) (request, error
 		return request{}, fault.New(fault.Unverified, "the request of run %s: %v", lease.Run, err)
 	}
 	sub, id, err := evidence.VerifySubmission(envelope, trust, g.Now())
+	if fault.CodeOf(err) == fault.Untrusted {
+		// The key may be newer than what is remembered of the trust root: a stale no must not end a step.
+		if trust, err = g.reload(); err == nil {
+			sub, id, err = evidence.VerifySubmission(envelope, trust, g.Now())
+		}
+	}
 	if err != nil {
 		return request{}, err
 	}
@@ -147,19 +153,36 @@ func (g *Guard) request(ctx context.Context, lease *store.Grant) (request, error
 	return request{sub, id}, nil
 }
 
+// reload reads the trust root however fresh it is.
+func (g *Guard) reload() (keyring.Trust, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	err := g.load()
+	return g.trust, err
+}
+
+// load reads the trust root and forgets what was verified under another one. The lock is held.
+func (g *Guard) load() error {
+	now := time.Now()
+	trust, err := g.Trust()
+	if err != nil {
+		return err
+	}
+	if !reflect.DeepEqual(trust, g.trust) {
+		clear(g.known)
+	}
+	g.trust, g.loaded = trust, now
+	return nil
+}
+
 // recall returns the trust root of the moment, and a request that was verified under it.
 func (g *Guard) recall(key runKey) (keyring.Trust, request, bool, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if now := time.Now(); now.Sub(g.loaded) > trustFor {
-		trust, err := g.Trust()
-		if err != nil {
-			return trust, request{}, false, err
+	if time.Since(g.loaded) > trustFor {
+		if err := g.load(); err != nil {
+			return keyring.Trust{}, request{}, false, err
 		}
-		if !reflect.DeepEqual(trust, g.trust) {
-			clear(g.known)
-		}
-		g.trust, g.loaded = trust, now
 	}
 	r, ok := g.known[key]
 	if !ok {

@@ -30,6 +30,7 @@ const (
 	maxUpload   = pack.MaxBytes + 32<<20 // the files, and what tar adds to them
 	kindPack    = "pack"                 // records of uploaded packs, by digest
 	kindRelease = "release"              // "name@version" of uploaded packs: the first one stays
+	unversioned = "0.0.0"                // of a manifest that says none: such a pack is known by its digest only
 )
 
 func (s *service) packRoutes() []httpapi.Route {
@@ -259,14 +260,14 @@ func (s *service) publish(ctx context.Context, tenant work.Tenant, p api.Pack) (
 		return err
 	}
 	err := add(kindPack, p.Digest, p)
-	if p.Version != "" && err == nil {
+	if released := p.Version != unversioned; released && err == nil {
 		err = add(kindRelease, p.Name+"@"+p.Version, p.Digest)
 	}
 	if err != nil {
 		return p, fault.Wrap(fault.Internal, err, "record the pack")
 	}
 	err = s.Store.Change(ctx, changes...)
-	if fault.CodeOf(err) == fault.Conflict && p.Version != "" {
+	if fault.CodeOf(err) == fault.Conflict && p.Version != unversioned {
 		return p, fault.New(fault.Conflict, "%s@%s was published with other content", p.Name, p.Version).WithHint("give the pack another version")
 	}
 	return p, err

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"io"
 	"net/http"
+	"slices"
 
 	"orrery.example/orrery/internal/access"
 	"orrery.example/orrery/internal/attest"
@@ -128,19 +129,24 @@ func (s *service) run(r *http.Request, c *httpapi.Call) (work.Run, error) {
 // nobody, the server included, acts in his name without him. Error: fault.Denied.
 func (s *service) signer(sp *Space, p access.Principal, u keyring.Usage) (keyring.Signer, error) {
 	now := s.Now()
-	key, err := sp.Keys.Load(p.Subject, u, now)
-	if fault.CodeOf(err) != fault.NotFound {
-		return key, err
-	}
 	trust, err := sp.Keys.Trust()
 	if err != nil {
 		return nil, err
 	}
+	held, err := sp.Keys.Held()
+	if err != nil {
+		return nil, err
+	}
 	for _, k := range trust.Named(p.Subject) {
-		if k.May(u) && keyring.Judge(k, keyring.Moment{At: now}, now) == keyring.Valid {
+		here := slices.ContainsFunc(held, func(h keyring.Key) bool { return h.ID == k.ID })
+		if !here && k.May(u) && keyring.Judge(k, keyring.Moment{At: now}, now) == keyring.Valid {
 			return nil, fault.New(fault.Denied, "%s has a key of their own to %s with, so the server does not sign for them", p.Subject, u).
 				WithHint("sign with that key and send the signed document")
 		}
+	}
+	key, err := sp.Keys.Load(p.Subject, u, now)
+	if fault.CodeOf(err) != fault.NotFound {
+		return key, err
 	}
 	return sp.Keys.Generate(p.Subject, keyring.Ed25519, []keyring.Usage{keyring.Approve, keyring.Submit}, now)
 }

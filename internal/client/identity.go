@@ -1,0 +1,54 @@
+package client
+
+import (
+	"context"
+	"net/http"
+	"net/url"
+
+	"orrery.example/orrery/api"
+)
+
+// Accounts returns the accounts of the tenant.
+func (c *Client) Accounts(ctx context.Context) ([]api.Account, error) {
+	return pages[api.Account](ctx, c, "/api/v1/accounts", nil, 0)
+}
+
+// CreateAccount makes an account.
+func (c *Client) CreateAccount(ctx context.Context, q api.AccountRequest) (api.Account, error) {
+	var out api.Account
+	return out, c.post(ctx, "/api/v1/accounts", q, &out)
+}
+
+// Account returns an account.
+func (c *Client) Account(ctx context.Context, name string) (api.Account, error) {
+	var out api.Account
+	return out, c.get(ctx, "/api/v1/accounts/"+url.PathEscape(name), nil, &out)
+}
+
+// ChangeAccount replaces what can change of an account.
+func (c *Client) ChangeAccount(ctx context.Context, name string, q api.AccountRequest) (api.Account, error) {
+	var out api.Account
+	return out, c.do(ctx, request{method: http.MethodPut, path: "/api/v1/accounts/" + url.PathEscape(name), body: q}, &out)
+}
+
+// CreateTenant makes a tenant.
+func (c *Client) CreateTenant(ctx context.Context, q api.TenantRequest) (api.Tenant, error) {
+	var out api.Tenant
+	return out, c.post(ctx, "/api/v1/tenants", q, &out)
+}
+
+// Tokens returns the tokens that the caller may see.
+func (c *Client) Tokens(ctx context.Context) ([]api.Token, error) {
+	return pages[api.Token](ctx, c, "/api/v1/tokens", nil, 0)
+}
+
+// CreateToken makes a token.
+func (c *Client) CreateToken(ctx context.Context, q api.TokenRequest) (api.NewToken, error) {
+	var out api.NewToken
+	return out, c.post(ctx, "/api/v1/tokens", q, &out)
+}
+
+// RevokeToken ends a token at once.
+func (c *Client) RevokeToken(ctx context.Context, id string) error {
+	return c.do(ctx, request{method: http.MethodDelete, path: "/api/v1/tokens/" + url.PathEscape(id)}, nil)
+}
