@@ -14,6 +14,7 @@ import (
 type Store struct {
 	driver  Driver
 	now     func() work.Time
+	tell    func() // of commits, to other servers
 	graphs  graphs
 	rows    *cache // of an exclusive driver, else nil
 	watch   watchers
@@ -30,6 +31,10 @@ var _ store.Store = (*Store)(nil)
 type Options struct {
 	Now func() work.Time // the store's clock; required
 	Log *slog.Logger     // nil means silence
+
+	// Announce is called after commits that changed something, so that other servers of a shared store may have a look; it must
+	// return at once. Whoever hears of another server's commits calls Wake. See package wake.
+	Announce func()
 }
 
 // maxBatch bounds how many commands share one commit: enough to make the disk's share of each small, few enough that the first
@@ -39,7 +44,7 @@ const maxBatch = 512
 // New starts a store over a driver, which it then owns.
 func New(driver Driver, o Options) *Store {
 	s := &Store{
-		driver: driver, now: o.Now,
+		driver: driver, now: o.Now, tell: o.Announce,
 		pending: make(chan *request, maxBatch), stop: make(chan struct{}), stopped: make(chan struct{}),
 	}
 	if driver.Exclusive() {
@@ -154,6 +159,9 @@ func (s *Store) commit(batch []*request) {
 		u.keep()
 		if u.wrote {
 			s.watch.wake()
+			if s.tell != nil {
+				s.tell()
+			}
 		}
 	}
 	for _, r := range batch {
@@ -189,6 +197,9 @@ func (s *Store) Watch(ctx context.Context) <-chan struct{} {
 	context.AfterFunc(ctx, func() { s.watch.remove(c) })
 	return c
 }
+
+// Wake tells those who watch that somebody else may have changed the store.
+func (s *Store) Wake() { s.watch.wake() }
 
 func (w *watchers) remove(c chan struct{}) {
 	w.mu.Lock()
