@@ -185,6 +185,9 @@ func identityOf(r *work.Run) []byte {
 	text(&w, r.TraceParent)
 	text(&w, r.ConcurrencyKey)
 	w.flag(r.Labels != nil)
+	if r.Labels == nil {
+		return w.b
+	}
 	w.number(int64(len(r.Labels)))
 	for _, k := range slices.Sorted(maps.Keys(r.Labels)) {
 		text(&w, k)
@@ -201,9 +204,10 @@ func (c *cursor) identity(r *work.Run) {
 	r.Pack.Version, r.Pack.Digest = c.text(), c.digest()
 	r.Submitter, r.SubmitterKey, r.Note = c.text(), c.text(), c.text()
 	r.RetryOf, r.TraceParent, r.ConcurrencyKey = work.RunID(c.text()), c.text(), c.text()
-	if c.flag() {
-		r.Labels = map[string]string{}
+	if !c.flag() {
+		return
 	}
+	r.Labels = map[string]string{}
 	for n := c.number(); n > 0 && !c.broken; n-- {
 		k := c.text()
 		r.Labels[k] = c.text()
