@@ -191,12 +191,10 @@ func liar(t *testing.T, to string, lie func(path string, body []byte) []byte) st
 	if err != nil {
 		t.Fatal(err)
 	}
-	proxy := httputil.NewSingleHostReverseProxy(target)
-	proxy.Director = nil
-	proxy.Rewrite = func(req *httputil.ProxyRequest) {
+	proxy := &httputil.ReverseProxy{Rewrite: func(req *httputil.ProxyRequest) {
 		req.SetURL(target)
 		req.Out.Header.Set("Accept-Encoding", "identity")
-	}
+	}}
 	proxy.ModifyResponse = func(res *http.Response) error {
 		body, err := io.ReadAll(res.Body)
 		if err != nil {

@@ -93,13 +93,11 @@ func (r reader) ActiveRuns(tenant work.Tenant, key string) (int, error) {
 
 // FirstWaiting implements kernel.RunReader.
 func (r reader) FirstWaiting(tenant work.Tenant, key string) (*work.Run, error) {
-	for _, o := range r.d.keyed.from(keyedOrder{tenant: tenant, key: key, waiting: true}) {
-		if o.tenant != tenant || o.key != key {
-			break
-		}
-		return r.Run(tenant, o.id)
+	waiting := r.d.keyed.from(keyedOrder{tenant: tenant, key: key, waiting: true})
+	if len(waiting) == 0 || waiting[0].tenant != tenant || waiting[0].key != key {
+		return nil, nil
 	}
-	return nil, nil
+	return r.Run(tenant, waiting[0].id)
 }
 
 // Unsealed implements kernel.RunReader.
