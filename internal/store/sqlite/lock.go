@@ -33,6 +33,10 @@ func acquire(path, command string) (*lock, error) {
 		return nil, fault.New(fault.Invalid, "the data folder cannot be locked: %w", err)
 	}
 	err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	for patience := dying; errors.Is(err, unix.EWOULDBLOCK) && patience > 0 && orphaned(f); patience -= lookAgain {
+		time.Sleep(lookAgain)
+		err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	}
 	if errors.Is(err, unix.EWOULDBLOCK) {
 		defer f.Close()
 		return nil, lockedBy(f)
@@ -56,13 +60,30 @@ func acquire(path, command string) (*lock, error) {
 	return &lock{f}, nil
 }
 
-func lockedBy(f *os.File) error {
-	var h holder
-	text, err := io.ReadAll(io.LimitReader(f, 64<<10))
+// A process that was killed while it started a step leaves a child for a moment that has the lock's file open and dies as well.
+const (
+	dying     = 2 * time.Second
+	lookAgain = 10 * time.Millisecond
+)
+
+// orphaned reports whether the process that took the lock is no more.
+func orphaned(f *os.File) bool {
+	h, ok := readHolder(f)
+	return ok && errors.Is(unix.Kill(h.PID, 0), unix.ESRCH)
+}
+
+// readHolder returns who took the lock, as far as that could be written down.
+func readHolder(f *os.File) (h holder, ok bool) {
+	text, err := io.ReadAll(io.NewSectionReader(f, 0, 64<<10))
 	if err == nil {
 		err = json.Unmarshal(text, &h)
 	}
-	if err != nil || h.PID == 0 {
+	return h, err == nil && h.PID > 0
+}
+
+func lockedBy(f *os.File) error {
+	h, ok := readHolder(f)
+	if !ok {
 		return fault.New(fault.Locked, "another process has %s open", f.Name()).
 			WithHint("find it with: fuser %s", f.Name())
 	}
