@@ -76,7 +76,7 @@ func (f *Folder) worker(ctx context.Context, tenant work.Tenant, spaces string) 
 		return nil, err
 	}
 	return worker.New(worker.Config{
-		Name: host + "/local", Tenant: tenant, Slots: slots, Dir: spaces, Local: true, Sandbox: driver, Tier: int(sandbox.T3),
+		Name: host + "/local", Tenant: tenant, Slots: slots, Dir: spaces, Local: !f.Shared(), Sandbox: driver, Tier: int(sandbox.T3),
 		Inside: insideOf(ctx, driver), Secret: secret, Path: path, Wake: f.Store.Watch(ctx), Now: Now, Log: f.Log,
 		Admit: guard.Check,
 	}, f.Store, f.Blobs), nil

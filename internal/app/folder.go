@@ -7,19 +7,16 @@ import (
 	"io/fs"
 	"log/slog"
 	"os"
-	"path/filepath"
 	"time"
 
 	"orrery.example/orrery/internal/attest"
 	"orrery.example/orrery/internal/blob"
-	"orrery.example/orrery/internal/blob/folder"
 	"orrery.example/orrery/internal/control"
 	"orrery.example/orrery/internal/fault"
 	"orrery.example/orrery/internal/keyring"
 	"orrery.example/orrery/internal/sandbox"
 	"orrery.example/orrery/internal/sandbox/linux"
 	"orrery.example/orrery/internal/store/kernel"
-	"orrery.example/orrery/internal/store/sqlite"
 	"orrery.example/orrery/internal/work"
 )
 
@@ -27,8 +24,10 @@ import (
 type Options struct {
 	Dir              string
 	Tenant           work.Tenant
-	ReadOnly         bool // only look; works while another process holds the folder
-	Slots            int  // steps at once; 0 means twice the processors
+	Store            string // "" for the data folder, or postgres://…
+	Blobs            string // "" for the data folder, or s3://HOST/BUCKET
+	ReadOnly         bool   // only look; works while another process holds the folder
+	Slots            int    // steps at once; 0 means twice the processors
 	AllowUnsandboxed bool
 	ReadPaths        []string                         // host paths that every step may read
 	StepPath         string                           // PATH of steps; empty means the system's folders
@@ -46,6 +45,8 @@ type Folder struct {
 	Control *control.Service
 	Attest  *attest.Service
 	Sandbox sandbox.Driver
+
+	close func() error
 }
 
 // Now is the clock of everything that the folder does.
@@ -54,9 +55,7 @@ func Now() work.Time { return work.At(time.Now()) }
 // Open opens a data folder, making it and its keys when it is new. Errors: fault.Locked when another process holds it, fault.NotFound for
 // a folder that is only looked at and not there.
 func Open(ctx context.Context, o Options) (*Folder, error) {
-	if o.Log == nil {
-		o.Log = slog.New(slog.DiscardHandler)
-	}
+	o.Log = hushed(o.Log)
 	if o.ReadOnly {
 		if _, err := os.Stat(o.Dir); errors.Is(err, fs.ErrNotExist) {
 			return nil, fault.New(fault.NotFound, "there is no data folder %s yet", o.Dir).WithHint("orrery run FILE makes it")
@@ -72,26 +71,19 @@ func Open(ctx context.Context, o Options) (*Folder, error) {
 }
 
 func (f *Folder) open(ctx context.Context) error {
-	var driver *sqlite.Driver
 	var err error
-	if f.ReadOnly {
-		driver, err = sqlite.OpenReadOnly(f.Dir)
-	} else {
-		driver, err = sqlite.Open(ctx, f.Dir, sqlite.Options{})
-	}
-	if err != nil {
+	if f.Store, f.close, err = openStore(ctx, f.Options); err != nil {
 		return err
 	}
-	f.Store = kernel.New(driver, kernel.Options{Now: Now, Log: f.Log})
-	if f.Blobs, err = folder.Open(filepath.Join(f.Dir, "blobs")); err != nil {
-		return errors.Join(err, f.Store.Close())
+	if f.Blobs, err = openBlobs(ctx, f.Options); err != nil {
+		return errors.Join(err, f.close())
 	}
 	f.Control = &control.Service{Store: f.Store, Blobs: f.Blobs, Trust: f.Keys.Trust, Now: Now}
 	if f.ReadOnly {
 		return nil
 	}
 	if err := f.ready(ctx); err != nil {
-		return errors.Join(err, f.Store.Close())
+		return errors.Join(err, f.close())
 	}
 	return nil
 }
@@ -101,6 +93,9 @@ func (f *Folder) ready(ctx context.Context) error {
 	var err error
 	if f.Attest, err = f.attestor(f.Keys); err != nil {
 		return err
+	}
+	if f.Shared() {
+		return nil // another server may be working; what a lost one had is given back when its session ends
 	}
 	return f.Store.Recover(ctx)
 }
@@ -166,4 +161,4 @@ func NewSandbox(o Options) (sandbox.Driver, error) {
 }
 
 // Close releases the folder.
-func (f *Folder) Close() error { return f.Store.Close() }
+func (f *Folder) Close() error { return f.close() }

@@ -19,6 +19,8 @@ import (
 func serverSettings() []config.Setting {
 	return []config.Setting{
 		{Name: "listen", Kind: "text", Default: "127.0.0.1:8420", Summary: "address to listen at"},
+		{Name: "store", Kind: "text", Summary: "postgres://… for several servers; the data folder without", Secret: true},
+		{Name: "blobs", Kind: "text", Summary: "s3://HOST/BUCKET[/PREFIX][?region=…]; the data folder without"},
 		{Name: "rate", Kind: "number", Default: "200", Summary: "requests a second of one token, 0 for no limit"},
 		{Name: "burst", Kind: "number", Default: "0", Summary: "requests of one token at once, 0 for twice the rate"},
 		{Name: "drain", Kind: "duration", Default: "30s", Summary: "how long a stop waits for requests and steps under way"},
@@ -100,6 +102,7 @@ func (c *cli) serve(ctx context.Context, v config.Values, work bool) error {
 		level = slog.LevelInfo
 	}
 	o.Log = slog.New(slog.NewJSONHandler(c.Err, &slog.HandlerOptions{Level: level}))
+	o.Store, o.Blobs = v.Text("store"), v.Text("blobs")
 	o.Slots, o.AllowUnsandboxed, o.ReadPaths, o.StepPath = int(v.Number("slots")), v.On("allow-unsandboxed"), v.List("read-path"), v.Text("step-path")
 	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
 	defer stop()
@@ -142,6 +145,9 @@ func (c *cli) configCommand() *cobra.Command {
 			}
 			rows := make([]row, len(v))
 			for i, x := range v {
+				if x.Secret && x.Text != "" {
+					x.Text = "(set)"
+				}
 				rows[i] = row{x.Name, x.Text, x.Source, x.Env(), x.Summary}
 			}
 			return c.show(map[string]any{"items": rows}, func(out io.Writer) error {

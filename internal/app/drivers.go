@@ -1,0 +1,96 @@
+package app
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"orrery.example/orrery/internal/blob"
+	"orrery.example/orrery/internal/blob/folder"
+	"orrery.example/orrery/internal/blob/s3"
+	"orrery.example/orrery/internal/fault"
+	"orrery.example/orrery/internal/store/kernel"
+	"orrery.example/orrery/internal/store/postgres"
+	"orrery.example/orrery/internal/store/sqlite"
+	wake "orrery.example/orrery/internal/wake/postgres"
+)
+
+// openStore opens the store that the options name: the data folder, or a PostgreSQL that several servers share and tell each other of
+// commits through. The returned function closes it.
+func openStore(ctx context.Context, o Options) (*kernel.Store, func() error, error) {
+	if o.Store == "" {
+		var driver *sqlite.Driver
+		var err error
+		if o.ReadOnly {
+			driver, err = sqlite.OpenReadOnly(o.Dir)
+		} else {
+			driver, err = sqlite.Open(ctx, o.Dir, sqlite.Options{})
+		}
+		if err != nil {
+			return nil, nil, err
+		}
+		s := kernel.New(driver, kernel.Options{Now: Now, Log: o.Log})
+		return s, s.Close, nil
+	}
+	if scheme, _, _ := strings.Cut(o.Store, "://"); scheme != "postgres" && scheme != "postgresql" {
+		return nil, nil, fault.New(fault.Invalid, "a store is the data folder or postgres://…, not %s://", scheme)
+	}
+	driver, err := postgres.Open(ctx, postgres.Options{URL: o.Store})
+	if err != nil {
+		return nil, nil, err
+	}
+	hints, err := wake.Open(wake.Options{URL: o.Store, Log: o.Log})
+	if err != nil {
+		return nil, nil, errors.Join(err, driver.Close())
+	}
+	s := kernel.New(driver, kernel.Options{Now: Now, Log: o.Log, Announce: hints.Announce})
+	heard := hints.Listen(context.WithoutCancel(ctx))
+	go func() {
+		for range heard {
+			s.Wake()
+		}
+	}()
+	return s, func() error { return errors.Join(hints.Close(), s.Close()) }, nil
+}
+
+// openBlobs opens the blobs that the options name: a folder in the data folder, or a bucket as s3://HOST[:PORT]/BUCKET[/PREFIX], with
+// ?region=… and, for a server without TLS, ?insecure=true. The keys are in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY.
+func openBlobs(ctx context.Context, o Options) (blob.Store, error) {
+	if o.Blobs == "" {
+		return folder.Open(filepath.Join(o.Dir, "blobs"))
+	}
+	u, err := url.Parse(o.Blobs)
+	if err != nil || u.Scheme != "s3" || u.Host == "" {
+		return nil, fault.New(fault.Invalid, "blobs are in the data folder or in s3://HOST/BUCKET").WithHint("for example: s3://s3.example.org/orrery?region=eu-1")
+	}
+	bucket, prefix, _ := strings.Cut(strings.Trim(u.Path, "/"), "/")
+	if bucket == "" {
+		return nil, fault.New(fault.Invalid, "%s names no bucket", o.Blobs)
+	}
+	if prefix != "" {
+		prefix += "/"
+	}
+	spool := filepath.Join(o.Dir, "uploads")
+	if err := os.MkdirAll(spool, 0o700); err != nil {
+		return nil, fault.Wrap(fault.Internal, err, "folder for uploads")
+	}
+	return s3.Open(ctx, s3.Options{
+		Endpoint: u.Host, Secure: u.Query().Get("insecure") != "true", Region: u.Query().Get("region"), Bucket: bucket, Prefix: prefix,
+		AccessKey: os.Getenv("AWS_ACCESS_KEY_ID"), SecretKey: os.Getenv("AWS_SECRET_ACCESS_KEY"), Spool: spool,
+	})
+}
+
+// Shared reports whether other servers may change the store at the same time.
+func (o Options) Shared() bool { return o.Store != "" }
+
+// hushed is a logger for those who name none.
+func hushed(l *slog.Logger) *slog.Logger {
+	if l == nil {
+		return slog.New(slog.DiscardHandler)
+	}
+	return l
+}
