@@ -218,3 +218,32 @@ type WorkerSeen struct {
 type WorkerList struct {
 	Workers []WorkerSeen `json:"workers"`
 }
+
+// WorkerInvite asks for a token with which one worker may join a pool.
+type WorkerInvite struct {
+	Pool    string `json:"pool"`
+	Seconds int64  `json:"expiresIn,omitempty"` // a day without one
+}
+
+// WorkerInvitation is that token; it is in this answer and nowhere else.
+type WorkerInvitation struct {
+	Token string `json:"token"`
+}
+
+// WorkerJoin is a request for a first certificate, or without a token, for the next one.
+type WorkerJoin struct {
+	Token   string `json:"token,omitempty"`
+	Request string `json:"request"` // PEM of a PKCS #10 request; only its key counts, ECDSA on P-256
+}
+
+// WorkerIdentity is the certificate of a worker.
+type WorkerIdentity struct {
+	Certificate string `json:"certificate"` // PEM
+	Authority   string `json:"authority"`   // PEM of the certificate that it is checked with
+}
+
+// WorkerDenial shuts a worker out.
+type WorkerDenial struct {
+	Worker string `json:"worker"` // its whole name, spiffe://…
+	Reason string `json:"reason"`
+}

@@ -31,6 +31,7 @@ type WorkerOptions struct {
 	CAFile    string // authorities of the server's certificate; "" for the system's
 	CertFile  string // the worker's own certificate, with KeyFile; "" for none
 	KeyFile   string
+	JoinFile  string // a token that counts once, to get a certificate with; "" for none
 	Name      string
 	Labels    map[string]string
 	TrustFile string // the trust root of this worker; "" takes the server's word for whose signatures count
@@ -69,7 +70,7 @@ func RunWorker(ctx context.Context, o WorkerOptions, ready func(name string)) er
 }
 
 func newRemoteWorker(life context.Context, o WorkerOptions) (*worker.Worker, *remote.Source, error) {
-	client, err := dial(o)
+	client, err := dial(life, o)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -116,7 +117,7 @@ func newRemoteWorker(life context.Context, o WorkerOptions) (*worker.Worker, *re
 }
 
 // dial makes the connection, with the proofs of who the worker is.
-func dial(o WorkerOptions) (*remote.Client, error) {
+func dial(life context.Context, o WorkerOptions) (*remote.Client, error) {
 	c := remote.Config{Server: o.Server, Tenant: string(o.Tenant), Log: o.Log}
 	if o.TokenFile != "" {
 		t := &tokenFile{path: o.TokenFile, log: o.Log}
@@ -124,8 +125,8 @@ func dial(o WorkerOptions) (*remote.Client, error) {
 			return nil, err
 		}
 		c.Token = t.value
-	} else if o.CertFile == "" {
-		return nil, fault.New(fault.Invalid, "a worker proves who it is").WithHint("give --token-file, or --cert and --key")
+	} else if o.CertFile == "" && o.JoinFile == "" {
+		return nil, fault.New(fault.Invalid, "a worker proves who it is").WithHint("give --token-file, --join-file, or --cert and --key")
 	}
 	config := &tls.Config{MinVersion: tls.VersionTLS12}
 	if o.CAFile != "" {
@@ -150,7 +151,34 @@ func dial(o WorkerOptions) (*remote.Client, error) {
 		config.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return load() }
 	}
 	c.TLS = config
+	if o.JoinFile != "" {
+		return join(life, o, c)
+	}
 	return remote.New(c)
+}
+
+// join gets the worker an identity of its own, once, and keeps it from running out.
+func join(life context.Context, o WorkerOptions, c remote.Config) (*remote.Client, error) {
+	id, err := remote.OpenIdentity(o.Dir)
+	if err != nil {
+		return nil, err
+	}
+	c.TLS.GetClientCertificate = id.Certificate
+	client, err := remote.New(c)
+	if err != nil {
+		return nil, err
+	}
+	if !id.Joined() {
+		raw, err := os.ReadFile(o.JoinFile)
+		if err != nil {
+			return nil, fault.New(fault.Invalid, "the token for joining: %v", err)
+		}
+		if err := id.Join(life, client, strings.TrimSpace(string(raw))); err != nil {
+			return nil, err
+		}
+	}
+	go id.Keep(life, client)
+	return client, nil
 }
 
 // tokenFile is a token that is renewed by replacing a file.

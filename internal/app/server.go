@@ -13,6 +13,7 @@ import (
 	"sync"
 	"time"
 
+	"orrery.example/orrery/internal/authority"
 	"orrery.example/orrery/internal/control"
 	"orrery.example/orrery/internal/fault"
 	"orrery.example/orrery/internal/httpapi"
@@ -46,8 +47,9 @@ type Server struct {
 	Identity *identity.Service
 	Admin    string // the token of the first administrator, "" unless it was made just now
 
-	opts ServerOptions
-	api  *httpapi.Server
+	opts      ServerOptions
+	api       *httpapi.Server
+	authority *authority.Authority // of workers' identities
 
 	mu     sync.Mutex
 	spaces map[work.Tenant]*rest.Space
@@ -88,9 +90,12 @@ func (s *Server) prepare(ctx context.Context) error {
 			return fault.Wrap(fault.Internal, err, "the first administrator's token")
 		}
 	}
+	if s.authority, err = authority.Open(filepath.Join(s.Dir, "authority"), Now); err != nil {
+		return err
+	}
 	routes := rest.Routes(rest.Deps{Store: s.Store, Blobs: s.Blobs, Identity: s.Identity, Space: s.space, Now: Now})
 	routes = append(routes, workerapi.Routes(workerapi.Deps{
-		Store: s.Store, Blobs: s.Blobs, Spool: filepath.Join(s.Dir, "uploads"), Now: Now, Log: s.Log, Trust: s.trust,
+		Store: s.Store, Blobs: s.Blobs, Spool: filepath.Join(s.Dir, "uploads"), Now: Now, Log: s.Log, Trust: s.trust, Authority: s.authority,
 	})...)
 	routes = append(routes, httpapi.ProbeRoutes(httpapi.Probes{Ready: s.ready, Version: s.opts.Version})...)
 	documents, err := httpapi.DocumentRoutes(routes, s.opts.Version)
@@ -98,7 +103,7 @@ func (s *Server) prepare(ctx context.Context) error {
 		return err
 	}
 	s.api, err = httpapi.New(httpapi.Config{
-		Routes: append(routes, documents...), Identity: s.Identity, Tenant: s.Identity.KnowTenant, Records: s.Store,
+		Routes: append(routes, documents...), Identity: s.Identity, Certificate: s.authority.Identify, Tenant: s.Identity.KnowTenant, Records: s.Store,
 		Version: s.opts.Version, Rate: s.opts.Rate, Burst: s.opts.Burst, Now: Now, Log: s.Log,
 	})
 	return err
@@ -223,12 +228,13 @@ func (s *Server) tls() (*tls.Config, error) {
 		return nil, fault.New(fault.Invalid, "the TLS certificate: %v", err)
 	}
 	config := &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12, NextProtos: []string{"h2", "http/1.1"}}
+	config.ClientCAs, config.ClientAuth = x509.NewCertPool(), tls.VerifyClientCertIfGiven
+	config.ClientCAs.AddCert(s.authority.Root())
 	if s.opts.ClientCA != "" {
 		raw, err := os.ReadFile(s.opts.ClientCA)
 		if err != nil {
 			return nil, fault.New(fault.Invalid, "the certificates of workers' authorities: %v", err)
 		}
-		config.ClientCAs, config.ClientAuth = x509.NewCertPool(), tls.VerifyClientCertIfGiven
 		if !config.ClientCAs.AppendCertsFromPEM(raw) {
 			return nil, fault.New(fault.Invalid, "%s holds no certificate", s.opts.ClientCA)
 		}

@@ -40,6 +40,7 @@ SIGTERM lets the steps under way end and takes no more; a second one stops at on
 	f.StringVar(&o.Server, "server", envOr("ORRERY_SERVER", ""), "address of the server (default: $ORRERY_SERVER)")
 	f.StringVar(&o.TokenFile, "token-file", envOr("ORRERY_TOKEN_FILE", ""), "file with a token that has the scope worker (default: $ORRERY_TOKEN_FILE)")
 	f.StringVar(&o.CAFile, "ca", "", "file with the authorities of the server's certificate (default: the system's)")
+	f.StringVar(&o.JoinFile, "join-file", "", "file with a token that counts once: the worker gets a certificate for it and renews that")
 	f.StringVar(&o.CertFile, "cert", "", "file with the worker's own certificate (PEM)")
 	f.StringVar(&o.KeyFile, "key", "", "file with its key (PEM)")
 	f.StringVar(&o.Name, "name", "", "name of the worker (default: the name of the machine)")

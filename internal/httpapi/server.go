@@ -2,6 +2,7 @@ package httpapi
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"log/slog"
 	"net/http"
@@ -27,13 +28,17 @@ type Identifier interface {
 type Config struct {
 	Routes   []Route
 	Identity Identifier
-	Tenant   func(ctx context.Context, tenant work.Tenant) error // nil for a tenant that exists, else fault.NotFound
-	Records  store.Records                                       // keeps answers that may be asked for again, and audit entries
-	Version  string
-	Rate     float64          // requests a second of one token, 0 for no limit
-	Burst    int              // requests at once, 0 for twice Rate
-	Now      func() work.Time // nil for the time of the machine
-	Log      *slog.Logger
+
+	// Certificate returns who holds the certificate of a connection; nil when nobody comes with one. Error: fault.Unauthenticated.
+	Certificate func(*x509.Certificate) (access.Principal, error)
+
+	Tenant  func(ctx context.Context, tenant work.Tenant) error // nil for a tenant that exists, else fault.NotFound
+	Records store.Records                                       // keeps answers that may be asked for again, and audit entries
+	Version string
+	Rate    float64          // requests a second of one token, 0 for no limit
+	Burst   int              // requests at once, 0 for twice Rate
+	Now     func() work.Time // nil for the time of the machine
+	Log     *slog.Logger
 }
 
 // Server dispatches requests to routes. It is safe for concurrent use.
@@ -170,16 +175,26 @@ func (s *Server) methods(r *http.Request) []string {
 	return out
 }
 
-// admit finds out who asks, in which tenant, and whether that is allowed.
-func (s *Server) admit(w http.ResponseWriter, r *http.Request, route *Route, c *Call) error {
+// who finds out who asks: by the token, and without one by the certificate of the connection.
+func (s *Server) who(r *http.Request) (access.Principal, error) {
+	if s.Certificate != nil && r.TLS != nil && len(r.TLS.PeerCertificates) > 0 && r.Header.Get("Authorization") == "" {
+		return s.Certificate(r.TLS.PeerCertificates[0])
+	}
 	token, err := bearer(r)
 	if err != nil {
-		return err
+		return access.Principal{}, err
 	}
-	if c.Principal, err = s.Identity.Principal(r.Context(), token); err != nil {
-		if fault.CodeOf(err) == fault.Unauthenticated {
-			return s.guessed(r, err)
-		}
+	p, err := s.Identity.Principal(r.Context(), token)
+	if fault.CodeOf(err) == fault.Unauthenticated {
+		return p, s.guessed(r, err)
+	}
+	return p, err
+}
+
+// admit finds out who asks, in which tenant, and whether that is allowed.
+func (s *Server) admit(w http.ResponseWriter, r *http.Request, route *Route, c *Call) error {
+	var err error
+	if c.Principal, err = s.who(r); err != nil {
 		return err
 	}
 	if !route.Plain {

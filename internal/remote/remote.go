@@ -20,6 +20,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"orrery.example/orrery/api"
@@ -40,7 +41,7 @@ type Config struct {
 type Client struct {
 	Config
 	base *url.URL
-	http *http.Client
+	http atomic.Pointer[http.Client]
 	gate gate
 }
 
@@ -56,19 +57,29 @@ func New(c Config) (*Client, error) {
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
-	return &Client{Config: c, base: base, http: &http.Client{
+	client := &Client{Config: c, base: base}
+	client.Reconnect()
+	return client, nil
+}
+
+// Reconnect lets requests from now on use new connections, and with them the certificate of the moment. Those under way are not disturbed.
+func (c *Client) Reconnect() {
+	old := c.http.Swap(&http.Client{
 		Transport: &http.Transport{
 			TLSClientConfig: c.TLS, MaxIdleConnsPerHost: 16, IdleConnTimeout: 2 * time.Minute, ForceAttemptHTTP2: true,
 			TLSHandshakeTimeout: 10 * time.Second, Proxy: http.ProxyFromEnvironment,
 		},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-	}}, nil
+	})
+	if old != nil {
+		old.CloseIdleConnections()
+	}
 }
 
 func local(host string) bool { return host == "localhost" || host == "127.0.0.1" || host == "::1" }
 
 // Close lets go of idle connections.
-func (c *Client) Close() { c.http.CloseIdleConnections() }
+func (c *Client) Close() { c.http.Load().CloseIdleConnections() }
 
 const (
 	callTimeout  = 20 * time.Second // of a request that is answered at once
@@ -138,7 +149,7 @@ func (c *Client) request(ctx context.Context, method, path string, body io.Reade
 
 // send does a request and turns an answer that is no success into its error.
 func (c *Client) send(req *http.Request) (*http.Response, error) {
-	res, err := c.http.Do(req)
+	res, err := c.http.Load().Do(req)
 	if err != nil {
 		if req.Context().Err() == nil || errors.Is(req.Context().Err(), context.DeadlineExceeded) {
 			return nil, c.lost(err)

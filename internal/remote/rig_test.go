@@ -18,6 +18,7 @@ import (
 
 	"orrery.example/orrery/api"
 	"orrery.example/orrery/internal/access"
+	"orrery.example/orrery/internal/authority"
 	"orrery.example/orrery/internal/blob/folder"
 	"orrery.example/orrery/internal/canonical"
 	"orrery.example/orrery/internal/fault"
@@ -46,16 +47,18 @@ func (t tokens) Principal(_ context.Context, token string) (access.Principal, er
 
 // rig is a server on a store in memory.
 type rig struct {
-	t        testing.TB
-	store    *kernel.Store
-	blobs    *folder.Store
-	server   *httptest.Server
-	start    time.Time
-	skew     atomic.Int64
-	speed    atomic.Int64
-	requests atomic.Int64
-	mu       sync.Mutex
-	runs     int
+	t         testing.TB
+	store     *kernel.Store
+	blobs     *folder.Store
+	handler   http.Handler
+	server    *httptest.Server
+	authority *authority.Authority
+	start     time.Time
+	skew      atomic.Int64
+	speed     atomic.Int64
+	requests  atomic.Int64
+	mu        sync.Mutex
+	runs      int
 }
 
 func newRig(t testing.TB) *rig {
@@ -66,8 +69,14 @@ func newRig(t testing.TB) *rig {
 	if r.blobs, err = folder.Open(t.TempDir()); err != nil {
 		t.Fatal(err)
 	}
+	if r.authority, err = authority.Open(t.TempDir(), r.now); err != nil {
+		t.Fatal(err)
+	}
 	server, err := httpapi.New(httpapi.Config{
-		Routes: workerapi.Routes(workerapi.Deps{Store: r.store, Blobs: r.blobs, Spool: t.TempDir(), Now: r.now}),
+		Routes: workerapi.Routes(workerapi.Deps{
+			Store: r.store, Blobs: r.blobs, Spool: t.TempDir(), Now: r.now, Authority: r.authority,
+		}),
+		Certificate: r.authority.Identify,
 		Identity: tokens{
 			"one": {Subject: "pool", Kind: "service", Tenant: acme, Scopes: []access.Scope{access.Worker, access.OrchRead, access.OrchOperate}},
 			"two": {Subject: "pool", Kind: "service", Tenant: "globex", Scopes: []access.Scope{access.Worker}},
@@ -78,10 +87,11 @@ func newRig(t testing.TB) *rig {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r.server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+	r.handler = http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		r.requests.Add(1)
 		server.ServeHTTP(w, req)
-	}))
+	})
+	r.server = httptest.NewServer(r.handler)
 	t.Cleanup(func() {
 		r.server.CloseClientConnections()
 		r.server.Close()

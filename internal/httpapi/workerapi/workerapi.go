@@ -14,6 +14,7 @@ import (
 
 	"orrery.example/orrery/api"
 	"orrery.example/orrery/internal/access"
+	"orrery.example/orrery/internal/authority"
 	"orrery.example/orrery/internal/blob"
 	"orrery.example/orrery/internal/httpapi"
 	"orrery.example/orrery/internal/store"
@@ -37,12 +38,13 @@ type Documents interface {
 
 // Deps are what the routes work on.
 type Deps struct {
-	Store Store
-	Blobs blob.Store
-	Spool string                                                        // a folder for files that are half uploaded
-	Trust func(ctx context.Context, tenant work.Tenant) ([]byte, error) // the keyring of a tenant; nil for none to give
-	Now   func() work.Time
-	Log   *slog.Logger
+	Store     Store
+	Blobs     blob.Store
+	Spool     string                                                        // a folder for files that are half uploaded
+	Trust     func(ctx context.Context, tenant work.Tenant) ([]byte, error) // the keyring of a tenant; nil for none to give
+	Authority *authority.Authority                                          // of short-lived identities; nil for none
+	Now       func() work.Time
+	Log       *slog.Logger
 }
 
 // Times and bounds that a registration tells the worker. They are the same for every server, so that a worker may go to another.
@@ -73,7 +75,11 @@ func Routes(d Deps) []httpapi.Route {
 		r := &routes[i]
 		r.Tag, r.Scope, r.NoTenant, r.Plain = "workers", access.Worker, true, true
 	}
-	return append(routes, s.peopleRoutes()...)
+	routes = append(routes, s.peopleRoutes()...)
+	if d.Authority != nil {
+		routes = append(routes, s.identityRoutes()...)
+	}
+	return routes
 }
 
 func (s *service) leaseRoutes() []httpapi.Route {
