@@ -49,6 +49,10 @@ func (l *link) send() error {
 	l.pending = &pgx.Batch{}
 	err := l.conn.SendBatch(l.ctx, batch).Close()
 	l.answered = l.answered || err == nil
+	var refused *pgconn.PgError
+	if err != nil && !errors.As(err, &refused) && !l.conn.IsClosed() && l.ctx.Err() == nil && fault.CodeOf(err) == fault.Internal {
+		return fault.Wrap(fault.Internal, err, "the database was not asked") // the connection is well: it is we who cannot say it
+	}
 	return classify(err)
 }
 

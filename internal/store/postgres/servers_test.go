@@ -241,6 +241,53 @@ func TestServersDecideOnce(t *testing.T) {
 	}
 }
 
+// TestServersOneRun lets three servers write to one run at the same time: they wait for each other, and nothing is lost or refused.
+func TestServersOneRun(t *testing.T) {
+	const each, lines = 40, 3
+	stores := servers(t, server.Database(t), 3)
+	text, _ := onePlan(3)
+	var p work.Plan
+	if err := json.Unmarshal(text, &p); err != nil {
+		t.Fatal(err)
+	}
+	for i := range p.Steps {
+		p.Steps[i].Needs = nil
+	}
+	raw, err := canonical.Marshal(&p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	submitAll(t, stores[0], 1, raw, canonical.Digest(raw))
+	if err := stores[0].OpenSession(t.Context(), store.Session{ID: "s", Tenant: "acme", Expires: now() + 60e6}); err != nil {
+		t.Fatal(err)
+	}
+	reply, err := stores[0].Exchange(t.Context(), store.ExchangeRequest{Session: "s", Tenant: "acme", Runners: []string{"noop"}, MinTier: 3, Max: 10})
+	if err != nil || len(reply.Grants) != 3 {
+		t.Fatalf("%d grants, %v", len(reply.Grants), err)
+	}
+	together(stores, func(i int, s *kernel.Store) {
+		g := reply.Grants[i]
+		for n := range each {
+			c := store.LinesCommand{Tenant: "acme", Run: g.Run, Step: g.Step, Token: g.Token, From: int64(n*lines + 1), Lines: make([]work.LogLine, lines)}
+			if err := s.AppendLines(t.Context(), []store.LinesCommand{c})[0]; err != nil {
+				t.Error(err)
+			}
+			if err := s.Acknowledge(t.Context(), "acme", g.Run); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+	got, err := stores[1].Lines(t.Context(), "acme", reply.Grants[0].Run, 1, 0)
+	if err != nil || len(got) != 3*each*lines {
+		t.Fatalf("%d lines of %d, %v", len(got), 3*each*lines, err)
+	}
+	for i, l := range got {
+		if l.Seq != int64(i+1) {
+			t.Fatalf("line %d has number %d", i+1, l.Seq)
+		}
+	}
+}
+
 // TestServersEndSessions lets three servers find the same session expired while its worker comes back for more.
 func TestServersEndSessions(t *testing.T) {
 	stores := servers(t, server.Database(t), 3)
