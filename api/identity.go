@@ -31,14 +31,7 @@ type Account struct {
 	Roles    []string `json:"roles,omitempty"`
 	Scopes   []string `json:"scopes,omitempty"`
 	Disabled bool     `json:"disabled,omitempty"`
-	Login    *Login   `json:"login,omitempty"`
 	Created  string   `json:"created,omitempty"`
-}
-
-// Login names a person at an identity provider.
-type Login struct {
-	Issuer  string `json:"issuer"`
-	Subject string `json:"subject"`
 }
 
 // AccountRequest makes or changes an account. The name is in the path of a change.
@@ -48,7 +41,6 @@ type AccountRequest struct {
 	Roles    []string `json:"roles,omitempty"`
 	Scopes   []string `json:"scopes,omitempty"`
 	Disabled bool     `json:"disabled,omitempty"`
-	Login    *Login   `json:"login,omitempty"`
 }
 
 // Bound ties a token to one decision.

@@ -95,7 +95,7 @@ func (c *cli) disableUser(disable bool) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			_, err = s.ChangeAccount(cmd.Context(), a.Name, api.AccountRequest{Roles: a.Roles, Scopes: a.Scopes, Login: a.Login, Disabled: disable})
+			_, err = s.ChangeAccount(cmd.Context(), a.Name, api.AccountRequest{Roles: a.Roles, Scopes: a.Scopes, Disabled: disable})
 			if err == nil {
 				c.say("%s is %sd", a.Name, verb)
 			}

@@ -74,14 +74,7 @@ type Account struct {
 	Roles    []string       `json:"roles,omitempty"`
 	Scopes   []access.Scope `json:"scopes,omitempty"` // beside those of the roles
 	Disabled bool           `json:"disabled,omitempty"`
-	Login    *Login         `json:"login,omitempty"` // how the person proves to be it elsewhere
 	Created  work.Time      `json:"created"`
-}
-
-// Login names a person at an identity provider.
-type Login struct {
-	Issuer  string `json:"issuer"`
-	Subject string `json:"subject"`
 }
 
 // rights returns every scope of an account.
@@ -161,13 +154,13 @@ func (s *Service) Accounts(ctx context.Context, tenant work.Tenant, after string
 	return list[Account](ctx, s.Records, (Account{Tenant: tenant}).home(), kindAccount, "", after, limit)
 }
 
-// ChangeAccount replaces roles, scopes, login and whether an account is disabled. Errors: fault.NotFound, fault.Invalid, fault.Denied.
+// ChangeAccount replaces roles, scopes and whether an account is disabled. Errors: fault.NotFound, fault.Invalid, fault.Denied.
 func (s *Service) ChangeAccount(ctx context.Context, by access.Principal, next Account) (Account, error) {
 	a, version, err := s.account(ctx, next.Tenant, next.Name)
 	if err != nil {
 		return a, err
 	}
-	a.Roles, a.Scopes, a.Disabled, a.Login = next.Roles, next.Scopes, next.Disabled, next.Login
+	a.Roles, a.Scopes, a.Disabled = next.Roles, next.Scopes, next.Disabled
 	if err := s.checkAccount(by, a); err != nil {
 		return a, err
 	}

@@ -21,7 +21,7 @@ func (s *service) accountRoutes() []httpapi.Route {
 	make.NoTenant = true
 	change := httpapi.Route{
 		Method: http.MethodPut, Path: "/api/v1/accounts/{name}", Name: "changeAccount", Tag: "identity", Scope: access.Admin,
-		Summary: "Change the roles, scopes and login of an account, or disable it", Body: api.AccountRequest{}, Reply: api.Account{}, Handle: s.changeAccount,
+		Summary: "Change the roles and scopes of an account, or disable it", Body: api.AccountRequest{}, Reply: api.Account{}, Handle: s.changeAccount,
 	}
 	return []httpapi.Route{
 		me, tenants, make,
@@ -107,9 +107,6 @@ func (s *service) listAccounts(w http.ResponseWriter, r *http.Request, c *httpap
 // account reads what a request says of an account of the tenant.
 func account(c *httpapi.Call, q api.AccountRequest) (identity.Account, error) {
 	a := identity.Account{Tenant: c.Tenant, Name: q.Name, Kind: q.Kind, Roles: q.Roles, Disabled: q.Disabled}
-	if q.Login != nil {
-		a.Login = &identity.Login{Issuer: q.Login.Issuer, Subject: q.Login.Subject}
-	}
 	var err error
 	a.Scopes, err = scopes(q.Scopes)
 	return a, err
