@@ -34,19 +34,17 @@ func StartPgbouncer(s *Postgres, size int) (*Pgbouncer, error) {
 	if b.dir, err = folder(who); err != nil {
 		return nil, err
 	}
-	listen, err := port()
-	if err != nil {
-		return nil, errors.Join(err, b.Close())
-	}
-	b.address = net.JoinHostPort("127.0.0.1", strconv.Itoa(listen))
-	settings := fmt.Sprintf("[databases]\n* = host=127.0.0.1 port=%d user=%s\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = %d\nunix_socket_dir =\n"+
-		"auth_type = any\npool_mode = transaction\ndefault_pool_size = %d\nmax_client_conn = 500\nlog_connections = 0\nlog_disconnections = 0\n",
-		s.port, postgresUser, listen, size)
 	file := filepath.Join(b.dir, "pgbouncer.ini")
-	if err := os.WriteFile(file, []byte(settings), 0o644); err != nil {
-		return nil, errors.Join(err, b.Close())
-	}
-	if b.process, err = start(command(who, b.dir, path, file), answers(b.address)); err != nil {
+	if b.process, err = onSomePort(func(listen int) (*process, error) {
+		b.address = net.JoinHostPort("127.0.0.1", strconv.Itoa(listen))
+		settings := fmt.Sprintf("[databases]\n* = host=127.0.0.1 port=%d user=%s\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = %d\nunix_socket_dir =\n"+
+			"auth_type = any\npool_mode = transaction\ndefault_pool_size = %d\nmax_client_conn = 500\nlog_connections = 0\nlog_disconnections = 0\n",
+			s.port, postgresUser, listen, size)
+		if err := os.WriteFile(file, []byte(settings), 0o644); err != nil {
+			return nil, err
+		}
+		return start(command(who, b.dir, path, file), answers(b.address))
+	}); err != nil {
 		return nil, errors.Join(err, b.Close())
 	}
 	return b, nil

@@ -96,23 +96,25 @@ func (s *Postgres) Start() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var err error
-	for range 5 {
-		if s.port == 0 {
-			if s.port, err = port(); err != nil {
-				return err
-			}
-			defer func() {
-				if s.process == nil {
-					s.port = 0
-				}
-			}()
-		}
-		cmd := command(s.who, s.dir, filepath.Join(s.bin, "postgres"), "-D", s.data(), "-p", strconv.Itoa(s.port))
-		if s.process, err = start(cmd, s.ping); err == nil {
+	if s.port == 0 {
+		s.process, err = onSomePort(func(port int) (*process, error) {
+			s.port = port
+			return s.run()
+		})
+		return err
+	}
+	// The port is free unless somebody's connection got it as its own in between, and what a server that was killed has left behind
+	// may need a moment to go.
+	for range 20 {
+		if s.process, err = s.run(); err == nil {
 			return nil
 		}
 	}
 	return err
+}
+
+func (s *Postgres) run() (*process, error) {
+	return start(command(s.who, s.dir, filepath.Join(s.bin, "postgres"), "-D", s.data(), "-p", strconv.Itoa(s.port)), s.ping)
 }
 
 func (s *Postgres) ping() error {

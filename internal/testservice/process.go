@@ -83,6 +83,23 @@ func port() (int, error) {
 	return l.Addr().(*net.TCPAddr).Port, nil
 }
 
+// onSomePort starts a server on a port that is free.
+func onSomePort(run func(port int) (*process, error)) (*process, error) {
+	var errs []error
+	for range 5 {
+		n, err := port()
+		if err != nil {
+			return nil, err
+		}
+		p, err := run(n)
+		if err == nil {
+			return p, nil
+		}
+		errs = append(errs, err)
+	}
+	return nil, errors.Join(errs...)
+}
+
 // command prepares a program that ends with this process: the kernel kills it when the thread that started it is gone. Threads of the
 // Go runtime come and go, so whoever starts it keeps one for as long as it runs.
 func command(who *syscall.Credential, dir, path string, args ...string) *exec.Cmd {

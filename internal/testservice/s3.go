@@ -51,15 +51,13 @@ func StartS3() (*S3, error) {
 			return nil, errors.Join(err, s.Close())
 		}
 	}
-	listen, err := port()
-	if err != nil {
-		return nil, errors.Join(err, s.Close())
-	}
-	s.Endpoint = net.JoinHostPort("127.0.0.1", strconv.Itoa(listen))
-	// What it has to say about an object is kept in files beside it: not every file system has extended attributes.
-	cmd := command(nil, s.dir, path, "--port", s.Endpoint, "posix", "--sidecar", s.beside(), s.Data())
-	cmd.Env = append(cmd.Env, "ROOT_ACCESS_KEY="+s.AccessKey, "ROOT_SECRET_KEY="+s.SecretKey)
-	if s.process, err = start(cmd, answers(s.Endpoint)); err != nil {
+	if s.process, err = onSomePort(func(listen int) (*process, error) {
+		s.Endpoint = net.JoinHostPort("127.0.0.1", strconv.Itoa(listen))
+		// What it has to say about an object is kept in files beside it: not every file system has extended attributes.
+		cmd := command(nil, s.dir, path, "--port", s.Endpoint, "posix", "--sidecar", s.beside(), s.Data())
+		cmd.Env = append(cmd.Env, "ROOT_ACCESS_KEY="+s.AccessKey, "ROOT_SECRET_KEY="+s.SecretKey)
+		return start(cmd, answers(s.Endpoint))
+	}); err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
 	return s, nil

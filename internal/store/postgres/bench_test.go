@@ -202,13 +202,13 @@ func BenchmarkDrain(b *testing.B) {
 		defer s.Close()
 		drain(b, []*kernel.Store{s}, 0)
 	})
-	for _, mode := range []string{"", "&default_query_exec_mode=cache_statement"} {
+	for _, mode := range []string{"", "&default_query_exec_mode=cache_describe"} {
 		for _, servers := range []int{1, 2, 8} {
 			for _, writers := range []int{1, 2} {
 				if servers == 8 && writers == 2 {
 					continue
 				}
-				b.Run(fmt.Sprintf("postgres%s/servers=%d/writers=%d", strings.TrimPrefix(mode, "&default_query_exec_mode="), servers, writers), func(b *testing.B) {
+				b.Run(fmt.Sprintf("postgres/%s/servers=%d/writers=%d", strings.TrimPrefix(mode, "&default_query_exec_mode=cache_"), servers, writers), func(b *testing.B) {
 					pg, err := testservice.StartPostgres(testservice.PostgresOptions{Durable: true})
 					if err != nil {
 						b.Fatal(err)
