@@ -155,6 +155,8 @@ func bad() []struct {
 		{"steps: [{run: {command: [a], args: [b]}}]", "1:30", "only shell and python have args", true},
 		{"steps: [{run: {shell: a, with: {b: c}}}]", "1:26", "only uses has with", true},
 		{"steps: [{run: {uses: htpp}}]", "1:22", `no built-in "htpp"`, true},
+		{"steps: [{run: {uses: Acme/convert}}]", "1:22", `no built-in "Acme/convert"`, true},
+		{"steps: [{run: {uses: acme/convert/x}}]", "1:22", `no built-in "acme/convert/x"`, true},
 		{"steps: [{run: {uses: http}}]", "1:15", "http needs url", false},
 		{"steps: [{run: {uses: bundle.ingest, with: {path: a}}}]", "1:15", "needs path and checksumSha256", false},
 		{"steps: [{run: {uses: http, with: {ulr: x}}}]", "1:35", `no field "ulr"`, false},

@@ -36,6 +36,9 @@ type defaults struct {
 	approvals map[string]work.ApprovalSpec
 }
 
+// customKind is a runner that certain workers offer: the slash tells it from the built-ins of any version.
+var customKind = regexp.MustCompile(`^[a-z0-9][a-z0-9.-]{0,62}/[a-z0-9][a-z0-9._-]{0,62}$`)
+
 // Builtins returns the runners that a step can use by name.
 func Builtins() []string { return []string{"bundle.ingest", "http", "noop"} }
 
@@ -210,7 +213,7 @@ func (r *reader) what(s *Step, f field) {
 	case "uses":
 		name := strings.TrimPrefix(r.text(f.value, "uses"), "builtin:")
 		spec.Runner = name
-		if !slices.Contains(Builtins(), name) {
+		if !slices.Contains(Builtins(), name) && !customKind.MatchString(name) {
 			r.problem(f.value, Choices(name, Builtins()), "there is no built-in %q", name)
 		}
 	}

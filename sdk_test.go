@@ -1,0 +1,298 @@
+package orrery_test
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"testing"
+	"time"
+
+	"orrery.example/orrery"
+	"orrery.example/orrery/api"
+	"orrery.example/orrery/internal/app"
+	"orrery.example/orrery/internal/keyring"
+)
+
+// site is an installation for one test, with a client of its administrator and a worker that runs until the test ends.
+func site(t *testing.T, trust func() (orrery.Trust, error), handlers map[string]orrery.Handler) (*installation, *orrery.Client) {
+	t.Helper()
+	i, err := install()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(i.stop)
+	client, err := orrery.NewClient(orrery.Config{Server: i.url, Token: i.admin, Tenant: "local"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	station, err := orrery.NewClient(orrery.Config{Server: i.url, Token: i.worker})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if trust == nil {
+		trust = i.keyring
+	}
+	w := orrery.NewWorker(station, orrery.WorkerConfig{Name: "w", Slots: 4, Trust: trust})
+	for kind, h := range handlers {
+		w.Handle(kind, h)
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- w.Run(ctx) }()
+	t.Cleanup(func() {
+		stop()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	})
+	return i, client
+}
+
+// person makes a key that the installation trusts, and its signer.
+func (i *installation) person(t *testing.T, name string, p256 bool) *orrery.Signer {
+	t.Helper()
+	var s *orrery.Signer
+	var pub any
+	if p256 {
+		k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+		if err != nil {
+			t.Fatal(err)
+		}
+		pub = k.Public()
+		if s, err = orrery.NewSigner(name, k); err != nil {
+			t.Fatal(err)
+		}
+	} else {
+		public, k, err := ed25519.GenerateKey(rand.Reader)
+		if err != nil {
+			t.Fatal(err)
+		}
+		pub = public
+		if s, err = orrery.NewSigner(name, k); err != nil {
+			t.Fatal(err)
+		}
+	}
+	der, err := x509.MarshalPKIXPublicKey(pub)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der})
+	if _, err := i.server.Keys.Import(name, text, []keyring.Usage{keyring.Approve, keyring.Submit}, app.Now()-1_000_000); err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func manifest(steps string) api.SubmitRequest {
+	return api.SubmitRequest{PackSource: api.PackSource{Manifest: "name: test\nversion: 1.0.0\nsteps:\n" + steps}}
+}
+
+const own = `- id: a
+  run: {uses: acme/a}
+  sandbox: {tier: t0}
+`
+
+func wait(t *testing.T, c *orrery.Client, run string) api.Run {
+	t.Helper()
+	ctx, stop := context.WithTimeout(t.Context(), 30*time.Second)
+	defer stop()
+	out, err := c.Wait(ctx, run)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+// A run is signed by its author, decided by another person, and proved.
+func TestSigned(t *testing.T) {
+	done := func(_ context.Context, j *orrery.Job) error {
+		j.Log("line with <html> & \u2028")
+		return j.File(t.Context(), "f", "out/f.txt", []byte("content"))
+	}
+	i, c := site(t, nil, map[string]orrery.Handler{"acme/a": done})
+	alice, bob := i.person(t, "alice", false), i.person(t, "bob", true)
+	r := manifest(own + "  outputs: {f: {path: out/f.txt}}\n- id: gate\n  needs: [a]\n  gate:\n    approval: {}\n")
+	r.Note = "<&> \u2028 \\u2028 “quoted”"
+	reply, err := c.Submit(t.Context(), r, alice)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for deadline := time.Now().Add(20 * time.Second); ; {
+		detail, err := c.Get(t.Context(), reply.RunID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(detail.Pending) == 1 {
+			if detail.Submitter != "alice" || detail.Note != r.Note {
+				t.Errorf("%q %q", detail.Submitter, detail.Note)
+			}
+			break
+		}
+		if orrery.Ended(&detail.Run) || time.Now().After(deadline) {
+			t.Fatalf("%s %+v %+v", detail.State, detail.Reason, detail.Steps)
+		}
+	}
+	if err := c.Decide(t.Context(), reply.RunID, orrery.Decision{Gate: "gate", Approved: true, Reason: "looks good"}, bob); err != nil {
+		t.Fatal(err)
+	}
+	if run := wait(t, c, reply.Name); run.State != "succeeded" {
+		t.Fatal(run.State, run.Reason)
+	}
+	var tape bytes.Buffer
+	for try := 0; ; try++ {
+		tape.Reset()
+		err := c.Evidence(t.Context(), reply.RunID, &tape)
+		if err == nil {
+			break
+		}
+		if try == 200 {
+			t.Fatal(err)
+		}
+	}
+	files := map[string]bool{}
+	for r := tar.NewReader(&tape); ; {
+		h, err := r.Next()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		files[h.Name] = true
+	}
+	if !files["request.dsse.json"] || !files["plan.json"] {
+		t.Error(files)
+	}
+	found := 0
+	for run, err := range c.List(t.Context(), orrery.Query{Pack: "test", States: []string{"succeeded"}}) {
+		if err != nil || run.ID != reply.RunID {
+			t.Error(run.ID, err)
+		}
+		found++
+	}
+	if found != 1 {
+		t.Error(found)
+	}
+}
+
+// A worker that trusts nobody who asked runs nothing.
+func TestDistrust(t *testing.T) {
+	called := false
+	_, c := site(t, func() (orrery.Trust, error) { return orrery.Trust{}, nil }, map[string]orrery.Handler{
+		"acme/a": func(context.Context, *orrery.Job) error { called = true; return nil },
+	})
+	reply, err := c.Submit(t.Context(), manifest(own), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	run := wait(t, c, reply.RunID)
+	detail, err := c.Get(t.Context(), run.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if called || run.State != "failed" || detail.Steps[0].Reason.Code != "UNTRUSTED" {
+		t.Error(called, run.State, detail.Steps[0].Reason)
+	}
+}
+
+// What a handler returns is how its attempt ends.
+func TestEnds(t *testing.T) {
+	type end struct{ state, code string }
+	cases := map[string]struct {
+		handler orrery.Handler
+		want    end
+	}{
+		"acme/fails":  {func(context.Context, *orrery.Job) error { return orrery.Fail("net", errors.New("no route")) }, end{"failed", "EXIT_CODE"}},
+		"acme/panics": {func(context.Context, *orrery.Job) error { panic("oh") }, end{"failed", "EXIT_CODE"}},
+		"acme/mute":   {func(context.Context, *orrery.Job) error { return nil }, end{"failed", "OUTPUT"}},
+		"acme/slow": {func(ctx context.Context, _ *orrery.Job) error {
+			<-ctx.Done()
+			return context.Cause(ctx)
+		}, end{"timed-out", "TIMEOUT"}},
+	}
+	handlers := map[string]orrery.Handler{}
+	for kind, c := range cases {
+		handlers[kind] = c.handler
+	}
+	_, c := site(t, nil, handlers)
+	for kind, want := range cases {
+		outputs := ""
+		if kind == "acme/mute" {
+			outputs = "  outputs: {x: {}}\n"
+		}
+		reply, err := c.Submit(t.Context(), manifest(fmt.Sprintf("- id: a\n  run: {uses: %s}\n  timeout: 1s\n  sandbox: {tier: t0}\n%s", kind, outputs)), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		wait(t, c, reply.RunID)
+		detail, err := c.Get(t.Context(), reply.RunID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := (end{detail.Steps[0].State, detail.Steps[0].Reason.Code}); got != want.want {
+			t.Errorf("%s: %+v %s, want %+v", kind, got, detail.Steps[0].Reason.Message, want.want)
+		}
+	}
+}
+
+// The context of a handler ends when the run is cancelled, and tells why.
+func TestCancelled(t *testing.T) {
+	begun, cause := make(chan string, 1), make(chan error, 1)
+	_, c := site(t, nil, map[string]orrery.Handler{"acme/a": func(ctx context.Context, j *orrery.Job) error {
+		begun <- j.EffectToken()
+		<-ctx.Done()
+		cause <- context.Cause(ctx)
+		return ctx.Err()
+	}})
+	reply, err := c.Submit(t.Context(), manifest(own), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if token := <-begun; !strings.HasPrefix(token, reply.RunID+"/a@") {
+		t.Error(token)
+	}
+	if err := c.Cancel(t.Context(), reply.RunID, "not needed"); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-cause; !errors.Is(err, orrery.ErrCancelled) {
+		t.Error(err)
+	}
+	if run := wait(t, c, reply.RunID); run.State != "cancelled" {
+		t.Error(run.State, run.Reason)
+	}
+}
+
+// Errors keep their codes.
+func TestErrors(t *testing.T) {
+	_, c := site(t, nil, nil)
+	if _, err := c.Get(t.Context(), "run_nothing"); orrery.Code(err) != "NOT_FOUND" {
+		t.Error(err)
+	}
+	if _, err := c.Submit(t.Context(), api.SubmitRequest{PackSource: api.PackSource{Manifest: "name: ["}}, nil); orrery.Code(err) != "INVALID" {
+		t.Error(err)
+	}
+	r := manifest(own)
+	r.PlanHash = "sha256:" + strings.Repeat("0", 64)
+	if _, err := c.Submit(t.Context(), r, nil); orrery.Code(err) != "PLAN_MISMATCH" {
+		t.Error(err)
+	}
+	wrong, err := orrery.NewClient(orrery.Config{Server: "http://127.0.0.1:1"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer stop()
+	if _, err := wrong.Wait(ctx, "x"); !errors.Is(err, context.DeadlineExceeded) {
+		t.Error(err)
+	}
+}
