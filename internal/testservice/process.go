@@ -177,6 +177,19 @@ func (p *process) kill(s syscall.Signal) {
 		_ = syscall.Kill(pid, s)
 	}
 	<-p.ended
+	look := time.NewTicker(time.Millisecond)
+	defer look.Stop()
+	for _, pid := range family {
+		for running(pid) {
+			<-look.C
+		}
+	}
+}
+
+// running reports whether a process is there and not only its exit status.
+func running(pid int) bool {
+	text, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "stat"))
+	return err == nil && !bytes.Contains(text, []byte(") Z "))
 }
 
 // children returns the processes that a server has started. Each may be in a group of its own, as PostgreSQL's are.

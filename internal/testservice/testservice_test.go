@@ -4,8 +4,6 @@ import (
 	"errors"
 	"net"
 	"os"
-	"path/filepath"
-	"strconv"
 	"strings"
 	"testing"
 
@@ -45,7 +43,7 @@ func TestPostgres(t *testing.T) {
 	}
 	s.Kill()
 	for _, pid := range family {
-		if stat, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "stat")); err == nil && !strings.Contains(string(stat), ") Z ") {
+		if running(pid) {
 			t.Errorf("process %d is still there", pid)
 		}
 	}
