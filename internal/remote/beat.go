@@ -112,7 +112,11 @@ func (s *Source) heard(out *api.WorkerOrders, err error, started time.Time) {
 	case fault.NotFound:
 		s.gone = true
 	default:
-		s.c.Log.Debug("no answer to a heartbeat", "error", err)
+		if passing(err) {
+			s.c.Log.Debug("no answer to a heartbeat", "error", err)
+		} else {
+			s.c.Log.Warn("the server refuses this worker", "error", err)
+		}
 		if time.Since(s.renewed) < time.Duration(s.welcome.SessionMs)*time.Millisecond {
 			return
 		}

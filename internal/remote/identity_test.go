@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"log/slog"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
@@ -16,6 +17,7 @@ import (
 	"orrery.example/orrery/internal/remote"
 	"orrery.example/orrery/internal/store"
 	"orrery.example/orrery/internal/work"
+	"orrery.example/orrery/internal/worker"
 )
 
 // secure is the server again, over TLS, with the identities of its authority.
@@ -110,6 +112,20 @@ func TestCertificates(t *testing.T) {
 	}
 	if err := id.Renew(ctx, c); fault.CodeOf(err) != fault.Unauthenticated {
 		t.Error("a denied worker renews its certificate", err)
+	}
+}
+
+// A worker that the server refuses says so instead of trying for ever.
+func TestRefused(t *testing.T) {
+	r := newRig(t)
+	for token, code := range map[string]fault.Code{"nobody's": fault.Unauthenticated, "not": fault.Denied} {
+		c := r.client(r.server.URL, token)
+		source := c.Source(t.Context(), remote.About{Worker: "w", Slots: 1})
+		w := worker.New(worker.Config{Name: "w", Slots: 1, Now: r.now, Log: slog.New(slog.DiscardHandler)}, source, c.Blobs(nil, ""))
+		if err := w.Run(t.Context()); fault.CodeOf(err) != code {
+			t.Errorf("%s: %v", token, err)
+		}
+		c.Close()
 	}
 }
 

@@ -162,12 +162,15 @@ func (w *Worker) open(ctx context.Context) error {
 	})
 }
 
-// begin opens the session, however long the store takes to have one.
+// begin opens the session, however long the store takes to have one. Who is refused does not ask again.
 func (w *Worker) begin(ctx context.Context) error {
 	for {
 		err := w.open(context.WithoutCancel(ctx))
-		if err == nil {
+		switch fault.CodeOf(err) {
+		case "":
 			return nil
+		case fault.Unauthenticated, fault.Denied, fault.TenantRequired, fault.Invalid:
+			return err
 		}
 		w.Log.Warn("no session yet", "error", err)
 		again := time.NewTimer(pollEvery)
