@@ -1,6 +1,7 @@
 package linux
 
 import (
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"os"
@@ -99,7 +100,8 @@ func (c cgroups) sweep() {
 
 // create makes the group of one step and sets its limits.
 func (c cgroups) create(name string, limits sandbox.Limits) (*group, error) {
-	name = fmt.Sprintf("%s%d-%s", groupPrefix, os.Getpid(), name)
+	// Two workers of one process count their steps alike, so the name ends with something of its own.
+	name = fmt.Sprintf("%s%d-%s-%s", groupPrefix, os.Getpid(), name, rand.Text()[:8])
 	g := &group{version: c.version, memory: filepath.Join(c.memory, name), pids: filepath.Join(c.pids, name)}
 	for _, dir := range g.dirs() {
 		if err := os.Mkdir(dir, 0o755); err != nil {
