@@ -217,13 +217,16 @@ func (s *Source) trade(ctx context.Context, in *api.WorkerExchange, timeout time
 	return &out, grants, nil
 }
 
+// pollWait bounds how long leases are stranded that the network granted twice: the next request says what is held.
+const pollWait = 10 * time.Second
+
 // poll leaves a request for work waiting at the server, unless one waits already. The caller holds the lock.
 func (s *Source) poll(want int) {
 	if want <= 0 || s.polling != nil {
 		return
 	}
 	in := s.message(nil, want)
-	in.WaitMs = s.welcome.MaxWaitMs
+	in.WaitMs = min(s.welcome.MaxWaitMs, pollWait.Milliseconds())
 	ctx, stop := context.WithCancel(s.life)
 	s.polling, s.asked = stop, want
 	go s.await(ctx, in)
