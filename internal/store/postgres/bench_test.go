@@ -208,7 +208,7 @@ func BenchmarkDrain(b *testing.B) {
 				if servers == 8 && writers == 2 {
 					continue
 				}
-				b.Run(fmt.Sprintf("postgres/%s/servers=%d/writers=%d", strings.TrimPrefix(mode, "&default_query_exec_mode=cache_"), servers, writers), func(b *testing.B) {
+				b.Run(fmt.Sprintf("postgres/%s/servers=%d/writers=%d", map[bool]string{true: "prepared", false: "described"}[mode == ""], servers, writers), func(b *testing.B) {
 					pg, err := testservice.StartPostgres(testservice.PostgresOptions{Durable: true})
 					if err != nil {
 						b.Fatal(err)

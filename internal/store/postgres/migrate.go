@@ -58,7 +58,7 @@ func migrate(ctx context.Context, conn *pgx.Conn) error {
 	if err != nil {
 		return classify(err)
 	}
-	defer tx.Rollback(ctx) //nolint:errcheck // after a commit it does nothing, and a broken connection is closed
+	defer func() { _ = tx.Rollback(ctx) }() // after a commit it does nothing, and a broken connection is closed
 	if _, err := tx.Exec(ctx, `SELECT pg_advisory_xact_lock($1)`, int64(migrationLock)); err != nil {
 		return classify(err)
 	}
