@@ -256,7 +256,7 @@ func TestJSONRoundTrip(t *testing.T) {
 // What we sign, OpenSSL verifies; what OpenSSL signs, we verify.
 func TestOpenSSL(t *testing.T) {
 	if _, err := exec.LookPath("openssl"); err != nil {
-		t.Skip("openssl is not installed")
+		t.Fatal("openssl is not installed; apt-get install openssl")
 	}
 	dir := t.TempDir()
 	at := func(name string) string { return filepath.Join(dir, name) }
