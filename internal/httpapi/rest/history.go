@@ -212,15 +212,15 @@ func (s *service) follow(w http.ResponseWriter, r *http.Request, c *httpapi.Call
 			}
 			return frame(w, strconv.FormatInt(l.Seq, 10), l.EventType, l)
 		})
-		if err == nil && now.State.Terminal() {
+		ended := now.State.Terminal()
+		if err == nil && ended {
 			err = frame(w, "", "run.ended", map[string]any{"runId": now.ID, "state": now.State, "tenant": now.Tenant, "traceId": c.RequestID})
-			stop()
 		}
 		if err != nil {
 			return err
 		}
-		if err := flush.Flush(); err != nil {
-			return nil // the client is gone
+		if err := flush.Flush(); err != nil || ended {
+			return nil // the client is gone, or has all there is
 		}
 		select {
 		case <-ctx.Done():
