@@ -138,6 +138,9 @@ func (p port) Exclusive() bool { return p.d.w.o.Exclusive }
 // Incarnation implements kernel.Driver.
 func (p port) Incarnation() int64 { return p.d.incarnation }
 
+// Settled implements kernel.Driver.
+func (p port) Settled(ctx context.Context) (int64, error) { return p.d.rows.Settled(ctx) }
+
 // Close implements kernel.Driver.
 func (p port) Close() error { return nil }
 

@@ -22,6 +22,7 @@ type Store interface {
 	Leases
 	Reader
 	History
+	Feed
 	Log
 	Records
 	Close() error

@@ -28,6 +28,9 @@ type Driver interface {
 	// Incarnation is a number that rises whenever the store is restored from a backup. It is at least 1 and part of every token.
 	Incarnation() int64
 
+	// Settled returns a position of the feed up to which every event is committed or never will be, and later Views see it.
+	Settled(ctx context.Context) (int64, error)
+
 	Close() error
 }
 
@@ -158,6 +161,14 @@ type QueueReader interface {
 type HistoryReader interface {
 	Events(tenant work.Tenant, run work.RunID, from int64, limit int) ([]work.Event, error)
 	Lines(tenant work.Tenant, run work.RunID, from int64, limit int) ([]work.LogLine, error)
+
+	// Feed returns events of all runs of the tenant, without the audit stream, with positions greater than after and at most upTo, in the
+	// order of positions. A driver gives every piece it appends a number that is greater than those of all pieces of the same run; the position
+	// of an event is that number times store.ChunkEvents, plus its place in the piece.
+	Feed(tenant work.Tenant, after, upTo int64, limit int) ([]store.FeedEvent, error)
+
+	// FeedEnd returns a position up to upTo with nothing of the tenant's feed between it and upTo, which no later event will have.
+	FeedEnd(tenant work.Tenant, upTo int64) (int64, error)
 }
 
 // DocumentReader finds immutable documents.

@@ -2,6 +2,7 @@ package kernel
 
 import (
 	"context"
+	"encoding/json"
 	"strings"
 
 	"orrery.example/orrery/internal/fault"
@@ -79,6 +80,46 @@ func (s *Store) Events(ctx context.Context, tenant work.Tenant, run work.RunID, 
 // Lines implements store.History.
 func (s *Store) Lines(ctx context.Context, tenant work.Tenant, run work.RunID, from int64, limit int) ([]work.LogLine, error) {
 	return read(ctx, s, func(r Reader) ([]work.LogLine, error) { return r.Lines(tenant, run, from, limit) })
+}
+
+// Of the record that knows up to where the feed of a tenant has been deleted.
+const (
+	feedKind  = "feed"
+	feedFloor = "floor"
+)
+
+// Feed implements store.Feed.
+func (s *Store) Feed(ctx context.Context, tenant work.Tenant, after int64, limit int) (store.FeedPage, error) {
+	end, err := s.driver.Settled(ctx) // before the snapshot is taken, which then has all of it
+	if err != nil {
+		return store.FeedPage{}, err
+	}
+	return read(ctx, s, func(r Reader) (store.FeedPage, error) {
+		var page store.FeedPage
+		floor, err := r.Record(tenant, feedKind, feedFloor)
+		if err != nil {
+			return page, err
+		}
+		if floor != nil {
+			var position int64
+			if err := json.Unmarshal(floor.Doc, &position); err != nil {
+				return page, fault.Wrap(fault.Internal, err, "the floor of the feed of %s", tenant)
+			}
+			page.Lost = after < position
+		}
+		page.Events, err = r.Feed(tenant, after, end, limit)
+		return page, err
+	})
+}
+
+// FeedEnd implements store.Feed.
+func (s *Store) FeedEnd(ctx context.Context, tenant work.Tenant) (store.Position, error) {
+	settled, err := s.driver.Settled(ctx)
+	if err != nil {
+		return store.Position{}, err
+	}
+	end, err := read(ctx, s, func(r Reader) (int64, error) { return r.FeedEnd(tenant, settled) })
+	return store.Position{Incarnation: s.driver.Incarnation(), Number: end}, err
 }
 
 // Unsealed implements store.Log.

@@ -32,6 +32,8 @@ type data struct {
 	sessions map[string]store.Session
 	events   map[runKey][]work.Event
 	lines    map[runKey][]work.LogLine
+	feed     map[work.Tenant][]piece // what was appended, in order
+	pieces   int64                   // so far; one that is undone leaves a gap
 
 	plans     map[textKey][]byte
 	documents map[documentKey][]byte
@@ -90,6 +92,7 @@ func newData() data {
 		sessions:  map[string]store.Session{},
 		events:    map[runKey][]work.Event{},
 		lines:     map[runKey][]work.LogLine{},
+		feed:      map[work.Tenant][]piece{},
 		plans:     map[textKey][]byte{},
 		documents: map[documentKey][]byte{},
 		cached:    map[textKey]store.CachedResult{},
@@ -110,6 +113,7 @@ func (d *data) clone() data {
 	c.steps, c.stepIDs, c.live, c.held = maps.Clone(d.steps), d.stepIDs.clone(), d.live.clone(), d.held.clone()
 	c.ready, c.dueSteps, c.bySess, c.byKey = d.ready.clone(), d.dueSteps.clone(), d.bySess.clone(), d.byKey.clone()
 	c.sessions, c.events, c.lines = maps.Clone(d.sessions), cloneSlices(d.events), cloneSlices(d.lines)
+	c.feed = cloneSlices(d.feed)
 	c.plans, c.documents, c.cached = maps.Clone(d.plans), maps.Clone(d.documents), maps.Clone(d.cached)
 	c.letters, c.logs, c.leaves = maps.Clone(d.letters), maps.Clone(d.logs), maps.Clone(d.leaves)
 	c.records, c.recordIDs, c.expiring = maps.Clone(d.records), d.recordIDs.clone(), d.expiring.clone()

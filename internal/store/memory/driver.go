@@ -49,6 +49,13 @@ func made(rows data, incarnation int64) *Driver {
 	return d
 }
 
+// Settled implements kernel.Driver.
+func (d *Driver) Settled(ctx context.Context) (int64, error) {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	return (d.data.pieces+1)*store.ChunkEvents - 1, ctx.Err()
+}
+
 // Update implements kernel.Driver. Readers wait meanwhile, so that they see all of it or nothing.
 func (d *Driver) Update(ctx context.Context, fn func(kernel.Tx) error) error {
 	if err := ctx.Err(); err != nil {

@@ -1,6 +1,7 @@
 package memory
 
 import (
+	"cmp"
 	"slices"
 
 	"orrery.example/orrery/internal/fault"
@@ -41,7 +42,39 @@ func (t *tx) AppendEvents(tenant work.Tenant, run work.RunID, events []work.Even
 		}
 	}
 	put(t, t.d.events, key, append(before, events...))
+	for at := 0; at < len(events) && run != store.AuditStream; at += store.ChunkEvents {
+		t.d.pieces++
+		put(t, t.d.feed, tenant, append(t.d.feed[tenant], piece{t.d.pieces, run, events[at].Seq, min(store.ChunkEvents, len(events)-at)}))
+	}
 	return nil
+}
+
+// piece is a few events of a run that were appended together.
+type piece struct {
+	number int64
+	run    work.RunID
+	first  int64
+	events int
+}
+
+// Feed implements kernel.HistoryReader.
+func (r reader) Feed(tenant work.Tenant, after, upTo int64, limit int) ([]store.FeedEvent, error) {
+	var out []store.FeedEvent
+	feed := r.d.feed[tenant]
+	from, _ := slices.BinarySearchFunc(feed, after/store.ChunkEvents, func(p piece, number int64) int { return cmp.Compare(p.number, number) })
+	for _, p := range feed[from:] {
+		history := r.d.events[runKey{tenant, p.run}]
+		for i := range p.events {
+			position := p.number*store.ChunkEvents + int64(i)
+			if position > upTo || limit > 0 && len(out) == limit {
+				return out, nil
+			}
+			if position > after {
+				out = append(out, store.FeedEvent{Position: position, Event: history[p.first-1+int64(i)]})
+			}
+		}
+	}
+	return out, nil
 }
 
 // AppendLines implements kernel.HistoryWriter.
@@ -55,6 +88,16 @@ func (t *tx) AppendLines(tenant work.Tenant, run work.RunID, lines []work.LogLin
 	}
 	put(t, t.d.lines, key, append(before, lines...))
 	return nil
+}
+
+// FeedEnd implements kernel.HistoryReader.
+func (r reader) FeedEnd(tenant work.Tenant, upTo int64) (int64, error) {
+	for _, p := range slices.Backward(r.d.feed[tenant]) {
+		if end := p.number*store.ChunkEvents + int64(p.events) - 1; end <= upTo {
+			return end, nil
+		}
+	}
+	return 0, nil
 }
 
 // LogSize implements kernel.LogReader.

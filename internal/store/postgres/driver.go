@@ -72,6 +72,7 @@ type Driver struct {
 	begin       string
 	incarnation atomic.Int64
 	closed      atomic.Bool
+	horizon     horizon
 }
 
 var _ kernel.Driver = (*Driver)(nil)

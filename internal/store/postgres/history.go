@@ -10,7 +10,7 @@ import (
 )
 
 // A row of history holds at most this many entries, so that a reader that wants a few does not decode thousands.
-const maxEntries = 256
+const maxEntries = store.ChunkEvents
 
 // chunks are rows of history on their way to the server.
 type chunks struct {
@@ -32,8 +32,11 @@ func (c *chunks) stage(l *link, query string) {
 }
 
 const (
-	insertEvents = `INSERT INTO events (tenant, run, first, body) SELECT * FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bytea[])`
-	insertLines  = `INSERT INTO lines (tenant, run, first, body) SELECT * FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bytea[])`
+	// A transaction has its id before it takes a number, and has the locks of its runs: see settled.
+	insertEvents = `INSERT INTO events (tenant, run, first, body, pos) SELECT tenant, run, first, body, nextval('events_pos') FROM (
+		SELECT * FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bytea[]) WITH ORDINALITY AS e (tenant, run, first, body, n)
+		WHERE pg_current_xact_id() IS NOT NULL ORDER BY n) AS ordered`
+	insertLines = `INSERT INTO lines (tenant, run, first, body) SELECT * FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bytea[])`
 
 	// The chunk that has the entry $3, and those after it.
 	readEvents = `SELECT first, body FROM events WHERE tenant = $1 AND run = $2 AND first >= coalesce(

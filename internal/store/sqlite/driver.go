@@ -17,6 +17,7 @@ import (
 	"sync/atomic"
 
 	"orrery.example/orrery/internal/fault"
+	"orrery.example/orrery/internal/store"
 	"orrery.example/orrery/internal/store/kernel"
 )
 
@@ -207,6 +208,18 @@ func (d *Driver) RaiseIncarnation(ctx context.Context) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.loadIncarnation(d.writer)
+}
+
+// Settled implements kernel.Driver. There is one writer, so numbers are given in the order of commits.
+func (d *Driver) Settled(ctx context.Context) (int64, error) {
+	c, err := d.reader(ctx)
+	if err != nil {
+		return 0, err
+	}
+	defer d.release(c)
+	last := int64(0)
+	_, err = c.one(`SELECT seq FROM sqlite_sequence WHERE name = 'events'`, func(v values) { last = v.number(0) })
+	return (last+1)*store.ChunkEvents - 1, err
 }
 
 // Update implements kernel.Driver.

@@ -8,7 +8,7 @@ import (
 )
 
 // A row of history holds at most this many entries, so that a reader that wants a few does not decode thousands.
-const maxEntries = 256
+const maxEntries = store.ChunkEvents
 
 // The chunk that has the entry ?3, and those after it.
 const (
@@ -54,6 +54,39 @@ func (r reader) Lines(tenant work.Tenant, run work.RunID, from int64, limit int)
 	return window(r, readLines, func(first int64, body []byte) ([]work.LogLine, error) {
 		return chunk.Lines(run, first, body)
 	}, tenant, run, from, limit)
+}
+
+// Feed implements kernel.HistoryReader.
+func (r reader) Feed(tenant work.Tenant, after, upTo int64, limit int) ([]store.FeedEvent, error) {
+	var out []store.FeedEvent
+	err := r.c.each(`SELECT pos, run, first, body FROM events WHERE tenant = ?1 AND pos >= ?2 AND run <> ?3 ORDER BY pos`, func(v values) error {
+		entries, err := chunk.Events(tenant, work.RunID(v.text(1)), v.number(2), v.bytes(3))
+		if err != nil {
+			return err
+		}
+		for i := range entries {
+			position := v.number(0)*store.ChunkEvents + int64(i)
+			if position > upTo || limit > 0 && len(out) == limit {
+				return errStop
+			}
+			if position > after {
+				out = append(out, store.FeedEvent{Position: position, Event: entries[i]})
+			}
+		}
+		return nil
+	}, string(tenant), after/store.ChunkEvents, string(store.AuditStream))
+	return out, err
+}
+
+// FeedEnd implements kernel.HistoryReader.
+func (r reader) FeedEnd(tenant work.Tenant, upTo int64) (int64, error) {
+	last := int64(0)
+	found, err := r.c.one(`SELECT pos FROM events WHERE tenant = ?1 AND pos <= ?2 ORDER BY pos DESC`, func(v values) { last = v.number(0) },
+		string(tenant), upTo/store.ChunkEvents)
+	if err != nil || !found {
+		return 0, err
+	}
+	return last*store.ChunkEvents + store.ChunkEvents - 1, nil
 }
 
 // AppendEvents implements kernel.HistoryWriter.

@@ -45,6 +45,7 @@ func Run(t *testing.T, h Harness) {
 		})
 	}
 	t.Run("Incarnation", func(t *testing.T) { testIncarnation(t, h) })
+	t.Run("Feed", func(t *testing.T) { testFeed(t, h) })
 	t.Run("Batch", func(t *testing.T) { testBatch(t, h) })
 	t.Run("BrokenCommit", func(t *testing.T) { testBrokenCommit(t, h) })
 	t.Run("Together", func(t *testing.T) { testTogether(t, h) })
