@@ -58,7 +58,7 @@ func Load(root fs.FS) (*Tree, error) {
 		if d.IsDir() {
 			return enter(root, name)
 		}
-		if !d.Type().IsRegular() {
+		if !d.Type().IsRegular() || path.Base(name) == ".git" { // a file in a second worktree
 			return nil
 		}
 		if info, err := d.Info(); err != nil || info.Size() > maxText {
