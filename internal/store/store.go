@@ -202,16 +202,18 @@ type ExchangeReply struct {
 
 // Grant is a lease with what its worker needs.
 type Grant struct {
-	Tenant   work.Tenant
-	Run      work.RunID
-	RunName  string
-	PlanHash work.Digest
-	Step     work.StepID
-	Attempt  int
-	Token    work.Token
-	Deadline work.Time
-	Trace    string
-	Bindings *engine.Bindings
+	Tenant     work.Tenant
+	Run        work.RunID
+	RunName    string
+	PlanHash   work.Digest
+	Step       work.StepID
+	Attempt    int
+	Token      work.Token
+	Deadline   work.Time
+	Trace      string // W3C trace context for the attempt
+	TraceState string
+	Baggage    string
+	Bindings   *engine.Bindings
 }
 
 // AckCommand notes the begin of an attempt.
@@ -261,6 +263,18 @@ type DeadLetter struct {
 	Attempt int         `json:"attempt"`
 	Reason  work.Reason `json:"reason"`
 	At      work.Time   `json:"at"`
+}
+
+// Census is how much of what is there in a tenant.
+type Census struct {
+	Tenant      work.Tenant `json:"tenant"`
+	Queued      int64       `json:"queued"`          // steps that a worker may claim
+	Oldest      work.Time   `json:"oldest,omitzero"` // since when the oldest of them waits
+	Leases      int64       `json:"leases"`          // steps that workers hold
+	Lost        int64       `json:"lost"`            // of those, held by sessions that have expired and are not ended yet
+	Workers     int64       `json:"workers"`         // sessions that have not expired
+	DeadLetters int64       `json:"deadLetters"`     // steps that used up their attempts and nobody has dealt with
+	Unsealed    int64       `json:"unsealed"`        // runs that have ended and are not in the log
 }
 
 // CachedResult is what an earlier attempt produced.

@@ -68,6 +68,8 @@ type SubmittedData struct {
 	InputsHash   Digest            `json:"inputsHash"`
 	RetryOf      RunID             `json:"retryOf,omitempty"`
 	TraceParent  string            `json:"traceParent,omitempty"`
+	TraceState   string            `json:"traceState,omitempty"`
+	Baggage      string            `json:"baggage,omitempty"`
 	Labels       map[string]string `json:"labels,omitempty"`
 	Request      Digest            `json:"request,omitempty"` // of the signed submission
 	Carried      []Carried         `json:"carried,omitempty"`

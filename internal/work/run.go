@@ -16,6 +16,8 @@ type Run struct {
 	RunToken     string            `json:"runToken,omitempty"`     // the submitter's idempotency token
 	RetryOf      RunID             `json:"retryOf,omitempty"`      // the run whose results this one carries on
 	TraceParent  string            `json:"traceParent,omitempty"`  // W3C trace context, kept over retries
+	TraceState   string            `json:"traceState,omitempty"`   // what tracing systems add to it
+	Baggage      string            `json:"baggage,omitempty"`      // W3C baggage, handed on to every step
 	Labels       map[string]string `json:"labels,omitempty"`
 
 	State    State  `json:"state"`

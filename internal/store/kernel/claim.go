@@ -181,15 +181,20 @@ func (u *unit) grant(req *store.ExchangeRequest, q *queue, r *ReadyStep, worker 
 		}
 		*count++
 	}
-	incarnation := u.s.driver.Incarnation()
+	incarnation, queued := u.s.driver.Incarnation(), row.Queue.At
 	bindings, err := engine.Claim(h.graph, h, u.now, r.Step, req.Session, worker, incarnation)
 	if err != nil {
 		return nil, true, u.err // the step ended instead; its history says why
 	}
+	u.waited(queued)
+	trace := h.run.TraceParent
+	if u.s.trace != nil {
+		trace = u.s.trace(h.run, r.Step, row.Attempt)
+	}
 	return &store.Grant{
 		Tenant: r.Tenant, Run: r.Run, RunName: h.run.Name, PlanHash: h.run.PlanHash, Step: r.Step, Attempt: row.Attempt,
 		Token: work.Token{Incarnation: incarnation, Epoch: row.Epoch}, Deadline: row.Lease.Deadline,
-		Trace: h.run.TraceParent, Bindings: bindings,
+		Trace: trace, TraceState: h.run.TraceState, Baggage: h.run.Baggage, Bindings: bindings,
 	}, true, nil
 }
 

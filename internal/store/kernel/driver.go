@@ -80,6 +80,7 @@ type Reader interface {
 	DocumentReader
 	LogReader
 	RecordReader
+	CensusReader
 }
 
 // Tx finds and changes rows in one transaction. Reads see the writes before them.
@@ -155,6 +156,13 @@ type QueueReader interface {
 	// Sessions returns the session with the id, or those that expired at or before now when id is "", or every local one
 	// when id is "*local".
 	Sessions(id string, now work.Time) ([]store.Session, error)
+}
+
+// CensusReader counts.
+type CensusReader interface {
+	// Census returns the counts of every tenant that has something to count, by name. A driver may answer from a snapshot that is
+	// some seconds old.
+	Census(now work.Time) ([]store.Census, error)
 }
 
 // HistoryReader reads what was appended.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"sync"
+	"time"
 
 	"orrery.example/orrery/internal/fault"
 	"orrery.example/orrery/internal/store"
@@ -15,6 +16,8 @@ type Store struct {
 	driver  Driver
 	now     func() work.Time
 	tell    func() // of commits, to other servers
+	observe func(Commit)
+	trace   func(*work.Run, work.StepID, int) string
 	graphs  graphs
 	rows    *cache // of an exclusive driver, else nil
 	watch   watchers
@@ -35,6 +38,13 @@ type Options struct {
 	// Announce is called after commits that changed something, so that other servers of a shared store may have a look; it must
 	// return at once. Whoever hears of another server's commits calls Wake. See package wake.
 	Announce func()
+
+	// Observe is told of every commit of this process, after its commands were answered and before the next commit of the same writer; it
+	// must return at once. Several writers may call it at the same time.
+	Observe func(Commit)
+
+	// Trace returns the W3C trace context that an attempt goes on with; nil hands on that of the run.
+	Trace func(run *work.Run, step work.StepID, attempt int) string
 }
 
 // maxBatch bounds how many commands share one commit: enough to make the disk's share of each small, few enough that the first
@@ -44,7 +54,7 @@ const maxBatch = 512
 // New starts a store over a driver, which it then owns.
 func New(driver Driver, o Options) *Store {
 	s := &Store{
-		driver: driver, now: o.Now, tell: o.Announce,
+		driver: driver, now: o.Now, tell: o.Announce, observe: o.Observe, trace: o.Trace,
 		pending: make(chan *request, maxBatch), stop: make(chan struct{}), stopped: make(chan struct{}),
 	}
 	if driver.Exclusive() {
@@ -146,6 +156,10 @@ func (s *Store) gather(first *request) []*request {
 
 func (s *Store) commit(batch []*request) {
 	var u *unit
+	var began time.Time
+	if s.observe != nil {
+		began = time.Now()
+	}
 	err := s.driver.Update(context.Background(), func(tx Tx) error {
 		u = newUnit(s, tx)
 		return u.runAll(batch)
@@ -164,8 +178,19 @@ func (s *Store) commit(batch []*request) {
 			}
 		}
 	}
+	var took time.Duration
+	if s.observe != nil {
+		took = time.Since(began)
+	}
 	for _, r := range batch {
 		r.done <- err
+	}
+	if s.observe != nil {
+		c := Commit{Commands: len(batch), Took: took, Err: err}
+		if err == nil {
+			c.Changes = u.changes
+		}
+		s.observe(c)
 	}
 }
 

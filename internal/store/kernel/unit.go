@@ -26,6 +26,8 @@ type unit struct {
 	freed []freedKey
 	wrote bool
 
+	changes []Change // for the observer, when there is one
+
 	lock   Locker            // of a shared driver, else nil
 	wants  int               // how many steps all claims of the batch want
 	queues map[string]*queue // what claims have seen of the queues
@@ -269,6 +271,9 @@ func (h *hot) Emit(kind work.EventType, step work.StepID, attempt int, data any)
 	}
 	h.run.Seq, h.run.Head = e.Seq, e.Hash
 	h.events = append(h.events, e)
+	if h.u.s.observe != nil {
+		h.note(&e, data)
+	}
 }
 
 // flush writes what has changed so that queries of the driver see it.

@@ -2,6 +2,7 @@ package memory
 
 import (
 	"cmp"
+	"maps"
 	"math"
 	"slices"
 
@@ -194,4 +195,48 @@ func (t *tx) orderStep(row *work.Step, ref kernel.StepRef, member bool) {
 			set(t, t.d.byKey, leaseOrder{row.Tenant, l.Concurrency, ref}, member)
 		}
 	}
+}
+
+// Census implements kernel.CensusReader.
+func (r reader) Census(now work.Time) ([]store.Census, error) {
+	found := map[work.Tenant]*store.Census{}
+	of := func(tenant work.Tenant) *store.Census {
+		if found[tenant] == nil {
+			found[tenant] = &store.Census{Tenant: tenant}
+		}
+		return found[tenant]
+	}
+	for _, step := range r.d.ready.items {
+		c := of(step.Tenant)
+		if c.Queued++; c.Oldest == 0 || step.Queue.At < c.Oldest {
+			c.Oldest = step.Queue.At
+		}
+	}
+	for _, row := range r.d.steps {
+		if row.Lease == nil {
+			continue
+		}
+		c := of(row.Tenant)
+		if c.Leases++; r.d.sessions[row.Lease.Session].Expires <= now {
+			c.Lost++
+		}
+	}
+	for _, s := range r.d.sessions {
+		if s.Expires > now {
+			of(s.Tenant).Workers++
+		}
+	}
+	for ref, l := range r.d.letters {
+		if l.resolved == nil {
+			of(ref.Tenant).DeadLetters++
+		}
+	}
+	for _, o := range r.d.unsealed.items {
+		of(o.tenant).Unsealed++
+	}
+	var out []store.Census
+	for _, tenant := range slices.Sorted(maps.Keys(found)) {
+		out = append(out, *found[tenant])
+	}
+	return out, nil
 }

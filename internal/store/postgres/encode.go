@@ -184,6 +184,8 @@ func identityOf(r *work.Run) []byte {
 	text(&w, r.RetryOf)
 	text(&w, r.TraceParent)
 	text(&w, r.ConcurrencyKey)
+	text(&w, r.TraceState)
+	text(&w, r.Baggage)
 	w.flag(r.Labels != nil)
 	if r.Labels == nil {
 		return w.b
@@ -204,6 +206,7 @@ func (c *cursor) identity(r *work.Run) {
 	r.Pack.Version, r.Pack.Digest = c.text(), c.digest()
 	r.Submitter, r.SubmitterKey, r.Note = c.text(), c.text(), c.text()
 	r.RetryOf, r.TraceParent, r.ConcurrencyKey = work.RunID(c.text()), c.text(), c.text()
+	r.TraceState, r.Baggage = c.text(), c.text()
 	if !c.flag() {
 		return
 	}

@@ -2,6 +2,8 @@ package sqlite
 
 import (
 	"cmp"
+	"errors"
+	"maps"
 	"slices"
 
 	"orrery.example/orrery/internal/store"
@@ -131,6 +133,40 @@ func (r reader) Sessions(id string, now work.Time) ([]store.Session, error) {
 	default:
 		return r.sessions(columns+`WHERE id = ?1`, id)
 	}
+}
+
+// Census implements kernel.CensusReader. Every count comes from an index that has only the rows that are counted.
+func (r reader) Census(now work.Time) ([]store.Census, error) {
+	found := map[work.Tenant]*store.Census{}
+	count := func(add func(c *store.Census, v values), query string, args ...any) error {
+		return r.c.each(query, func(v values) error {
+			tenant := work.Tenant(v.text(0))
+			if found[tenant] == nil {
+				found[tenant] = &store.Census{Tenant: tenant}
+			}
+			add(found[tenant], v)
+			return nil
+		}, args...)
+	}
+	err := errors.Join(
+		count(func(c *store.Census, v values) { c.Queued, c.Oldest = v.number(1), work.Time(v.number(2)) },
+			`SELECT tenant, count(*), min(queued) FROM steps WHERE standing = 2 GROUP BY tenant`),
+		count(func(c *store.Census, v values) { c.Leases, c.Lost = v.number(1), v.number(2) },
+			`SELECT t.tenant, sum(n), sum(iif(coalesce(s.expires, 0) <= ?1, n, 0)) FROM
+				(SELECT session, tenant, count(*) AS n FROM steps WHERE session IS NOT NULL GROUP BY session, tenant) t
+				LEFT JOIN sessions s ON s.id = t.session GROUP BY t.tenant`, int64(now)),
+		count(func(c *store.Census, v values) { c.Workers = v.number(1) },
+			`SELECT tenant, count(*) FROM sessions WHERE expires > ?1 GROUP BY tenant`, int64(now)),
+		count(func(c *store.Census, v values) { c.DeadLetters = v.number(1) },
+			`SELECT tenant, count(*) FROM dead_letters WHERE resolved IS NULL GROUP BY tenant`),
+		count(func(c *store.Census, v values) { c.Unsealed = v.number(1) },
+			`SELECT tenant, count(*) FROM runs WHERE ended IS NOT NULL AND sealed IS NULL GROUP BY tenant`),
+	)
+	var out []store.Census
+	for _, tenant := range slices.Sorted(maps.Keys(found)) {
+		out = append(out, *found[tenant])
+	}
+	return out, err
 }
 
 func (r reader) sessions(query string, args ...any) ([]store.Session, error) {

@@ -18,6 +18,8 @@ type identity struct {
 	Note         string            `json:"note,omitempty"`
 	RetryOf      work.RunID        `json:"retryOf,omitempty"`
 	TraceParent  string            `json:"traceParent,omitempty"`
+	TraceState   string            `json:"traceState,omitempty"`
+	Baggage      string            `json:"baggage,omitempty"`
 	Labels       map[string]string `json:"labels,omitempty"`
 }
 
@@ -53,7 +55,7 @@ func scanRun(tenant work.Tenant, v values) (*work.Run, error) {
 		Tenant: tenant, ID: work.RunID(v.text(0)), Name: v.text(1), RunToken: v.text(2), PlanHash: digest(v[3]),
 		Pack:      work.PackRef{Name: v.text(4), Version: fixed.PackVersion, Digest: fixed.PackDigest},
 		Submitter: fixed.Submitter, SubmitterKey: fixed.SubmitterKey, Note: fixed.Note, RetryOf: fixed.RetryOf,
-		TraceParent: fixed.TraceParent, Labels: fixed.Labels, ConcurrencyKey: v.text(5),
+		TraceParent: fixed.TraceParent, TraceState: fixed.TraceState, Baggage: fixed.Baggage, Labels: fixed.Labels, ConcurrencyKey: v.text(5),
 		State: work.State(v.text(8)), Phase: work.Phase(v.text(9)),
 		Reason: doc.Reason, Paused: doc.Paused, Cancel: doc.Cancel, Stopping: doc.Stopping, Outcome: doc.Outcome,
 		Next: int(v.number(16)), Left: int(v.number(17)), Active: int(v.number(18)), Slots: int(v.number(19)), Held: int(v.number(20)),
@@ -219,7 +221,8 @@ const (
 // insertRun creates the row unless it is there, with what PutRun has put into t.args.
 func (t *tx) insertRun(row *work.Run) (int64, error) {
 	fixed, err := marshal(&identity{
-		row.Pack.Version, row.Pack.Digest, row.Submitter, row.SubmitterKey, row.Note, row.RetryOf, row.TraceParent, row.Labels,
+		row.Pack.Version, row.Pack.Digest, row.Submitter, row.SubmitterKey, row.Note, row.RetryOf,
+		row.TraceParent, row.TraceState, row.Baggage, row.Labels,
 	})
 	if err != nil {
 		return 0, err

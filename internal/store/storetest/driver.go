@@ -30,6 +30,7 @@ func RunDriver(t *testing.T, open func(testing.TB) kernel.Driver, reopen func(te
 	t.Run("LongValues", func(t *testing.T) { longValues(t, open(t)) })
 	t.Run("LongHistory", func(t *testing.T) { longHistory(t, open(t)) })
 	t.Run("Feed", func(t *testing.T) { feed(t, open(t)) })
+	t.Run("Census", func(t *testing.T) { census(t, open(t)) })
 	t.Run("Log", func(t *testing.T) { growLog(t, open(t)) })
 	t.Run("Cancelled", func(t *testing.T) { cancelled(t, open(t)) })
 }

@@ -33,6 +33,7 @@ type dump struct {
 	DueSteps [][]kernel.StepRef
 	DueRuns  [][]kernel.StepRef
 	NextDue  work.Time
+	Census   []store.Census
 }
 
 type tenantDump struct {
@@ -113,6 +114,8 @@ func dumpOf(r kernel.Reader, w world) (dump, error) {
 	}
 	next, err := r.NextDue()
 	out.NextDue = ask(a, next, err)
+	counted, err := r.Census(w.now)
+	out.Census = ask(a, counted, err)
 	return out, a.err
 }
 

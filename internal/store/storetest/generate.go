@@ -94,6 +94,7 @@ func (g gen) newRun(tenant work.Tenant, id work.RunID) *work.Run {
 		PlanHash: pick(g, "plan", g.w.digests...), Pack: work.PackRef{Name: pick(g, "pack", "alpha", "beta"), Version: "1", Digest: digestOf('d')},
 		Submitter: g.text("submitter"), Note: g.text("note"), RunToken: pick(g, "token", "", "", "t1", "t2"),
 		RetryOf: pick(g, "retry of", "", work.RunID("run_1")), ConcurrencyKey: pick(g, "key", "", "db", "gpu"),
+		TraceState: pick(g, "trace state", "", "v=1"), Baggage: pick(g, "baggage", "", "team=blue"),
 		Created: g.time("created"), State: work.Queued, Phase: work.PhaseAdmission,
 	}
 	if g.yes("labels") {
