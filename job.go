@@ -25,7 +25,9 @@ import (
 type Job struct {
 	Run, RunName, Step string
 	Attempt            int
-	Trace              string         // W3C traceparent
+	Trace              string // W3C traceparent
+	TraceState         string
+	Baggage            string         // W3C baggage of whoever asked for the run
 	With               map[string]any // the parameters of the step, templates filled in; whole numbers are json.Number
 
 	w     *Worker
@@ -147,7 +149,7 @@ func Fail(class string, err error) error { return &failed{class, err} }
 // attempt runs a job from its checks to its report.
 func (w *Worker) attempt(ctx context.Context, g *api.WorkerGrant) api.WorkerReport {
 	j := &Job{
-		Run: g.Run, RunName: g.RunName, Step: g.Step, Attempt: g.Attempt, Trace: g.Trace, w: w, grant: g,
+		Run: g.Run, RunName: g.RunName, Step: g.Step, Attempt: g.Attempt, Trace: g.Trace, TraceState: g.State, Baggage: g.Baggage, w: w, grant: g,
 		outputs: map[string]any{}, digest: sha256.New(),
 	}
 	r := api.WorkerReport{

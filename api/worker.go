@@ -81,6 +81,8 @@ type WorkerGrant struct {
 	Token    WorkerToken     `json:"token"`
 	Deadline string          `json:"deadline"`
 	Trace    string          `json:"trace,omitempty"` // W3C traceparent
+	State    string          `json:"traceState,omitempty"`
+	Baggage  string          `json:"baggage,omitempty"`
 	Bindings json.RawMessage `json:"bindings"`
 }
 

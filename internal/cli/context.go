@@ -187,7 +187,7 @@ func dial(to connection) (*client.Client, error) {
 	if token == "" {
 		return nil, fault.New(fault.Unauthenticated, "there is no token for %s", to.Server).WithHint("give --token-file, or: orrery login --server %s", to.Server)
 	}
-	return client.New(client.Config{URL: to.Server, Token: token, Tenant: work.Tenant(to.Tenant), CAFile: to.CA})
+	return client.New(client.Config{URL: to.Server, Token: token, Tenant: work.Tenant(to.Tenant), CAFile: to.CA, Trace: traceOfEnvironment()})
 }
 
 var contextName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$`)

@@ -17,6 +17,7 @@ import (
 	"orrery.example/orrery/internal/fault"
 	"orrery.example/orrery/internal/pack"
 	"orrery.example/orrery/internal/plan"
+	"orrery.example/orrery/internal/span"
 	"orrery.example/orrery/internal/work"
 )
 
@@ -140,7 +141,15 @@ func (c *cli) submission(r *runFlags) (control.Submission, error) {
 		}
 		labels[k] = v
 	}
-	return control.Submission{Note: r.note, RunToken: r.token, Labels: labels}, nil
+	return control.Submission{Note: r.note, RunToken: r.token, Labels: labels, Trace: traceOfEnvironment()}, nil
+}
+
+// traceOfEnvironment is the trace of whatever calls the program, as tools that trace themselves hand it on.
+func traceOfEnvironment() work.Trace {
+	if _, ok := span.Parse(os.Getenv("TRACEPARENT")); !ok {
+		return work.Trace{Baggage: span.Baggage(os.Getenv("BAGGAGE"))}
+	}
+	return work.Trace{Parent: os.Getenv("TRACEPARENT"), State: span.State(os.Getenv("TRACESTATE")), Baggage: span.Baggage(os.Getenv("BAGGAGE"))}
 }
 
 // outlive lets the process go on when nobody reads its output any more: a run does not end because somebody piped it to "head".

@@ -31,7 +31,8 @@ type Config struct {
 	URL    string
 	Token  string
 	Tenant work.Tenant
-	CAFile string // authorities of the server's certificate; "" for the system's
+	Trace  work.Trace // that requests belong to
+	CAFile string     // authorities of the server's certificate; "" for the system's
 }
 
 // Client speaks to one server. It is safe for concurrent use.
@@ -160,6 +161,11 @@ func (c *Client) prepare(ctx context.Context, q request, key string) (*http.Requ
 	}
 	req.Header.Set("Authorization", "Bearer "+c.Token)
 	req.Header.Set("X-Orrery-Tenant", string(c.Tenant))
+	for name, value := range map[string]string{"traceparent": c.Trace.Parent, "tracestate": c.Trace.State, "baggage": c.Trace.Baggage} {
+		if value != "" {
+			req.Header.Set(name, value)
+		}
+	}
 	if body != nil {
 		req.Header.Set("Content-Type", media)
 	}

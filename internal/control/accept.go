@@ -21,7 +21,7 @@ type Signed struct {
 	Labels  map[string]string
 	RetryOf work.RunID
 	Carried []work.Carried
-	Trace   string
+	Trace   work.Trace
 }
 
 var runIDForm = regexp.MustCompile(`^run_[0-9abcdefghjkmnpqrstvwxyz]{26}$`)
@@ -61,11 +61,9 @@ func (s *Service) Accept(ctx context.Context, a Signed) (work.Run, error) {
 	}
 	run := work.Run{
 		Tenant: a.Tenant, ID: said.Run, PlanHash: a.Built.Hash, Pack: p.Pack, Submitter: said.Submitter, SubmitterKey: key,
-		Note: said.Note, RunToken: said.RunToken, RetryOf: a.RetryOf, TraceParent: a.Trace, Labels: a.Labels,
+		Note: said.Note, RunToken: said.RunToken, RetryOf: a.RetryOf, Labels: a.Labels,
 	}
-	if run.TraceParent == "" {
-		run.TraceParent = newTrace()
-	}
+	carry(&run, a.Trace)
 	if run.ConcurrencyKey, err = concurrencyKey(p); err != nil {
 		return work.Run{}, err
 	}

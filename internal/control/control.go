@@ -23,6 +23,7 @@ import (
 	"orrery.example/orrery/internal/keyring"
 	"orrery.example/orrery/internal/pack"
 	"orrery.example/orrery/internal/plan"
+	"orrery.example/orrery/internal/span"
 	"orrery.example/orrery/internal/store"
 	"orrery.example/orrery/internal/work"
 )
@@ -76,7 +77,7 @@ type Submission struct {
 	RunToken string
 	RetryOf  work.RunID
 	Carried  []work.Carried
-	Trace    string
+	Trace    work.Trace
 }
 
 // Submit signs the request, stores the files of the pack and creates the run. Errors: fault.Conflict for a run token that
@@ -93,11 +94,9 @@ func (s *Service) Submit(ctx context.Context, sub Submission) (work.Run, error) 
 	request := envelope.Encode()
 	run := work.Run{
 		Tenant: sub.Tenant, ID: id, PlanHash: sub.Built.Hash, Pack: p.Pack, Submitter: sub.By.Name(), SubmitterKey: sub.By.KeyID(),
-		Note: sub.Note, RunToken: sub.RunToken, RetryOf: sub.RetryOf, TraceParent: sub.Trace, Labels: sub.Labels,
+		Note: sub.Note, RunToken: sub.RunToken, RetryOf: sub.RetryOf, Labels: sub.Labels,
 	}
-	if run.TraceParent == "" {
-		run.TraceParent = newTrace()
-	}
+	carry(&run, sub.Trace)
 	if run.ConcurrencyKey, err = concurrencyKey(p); err != nil {
 		return work.Run{}, err
 	}
@@ -123,7 +122,8 @@ func Request(ctx context.Context, sub Submission, now work.Time) (id work.RunID,
 func (s *Service) create(ctx context.Context, run work.Run, sub Submission, inputs work.Digest, request []byte) (work.Run, error) {
 	data := work.SubmittedData{
 		PlanHash: run.PlanHash, Pack: run.Pack, Submitter: run.Submitter, SubmitterKey: run.SubmitterKey, Note: run.Note,
-		RunToken: run.RunToken, InputsHash: inputs, RetryOf: run.RetryOf, TraceParent: run.TraceParent, Labels: run.Labels,
+		RunToken: run.RunToken, InputsHash: inputs, RetryOf: run.RetryOf, Labels: run.Labels,
+		TraceParent: run.TraceParent, TraceState: run.TraceState, Baggage: run.Baggage,
 		ReplayToken: string(canonical.Digest([]byte(string(inputs) + "\n" + string(run.PlanHash)))),
 		Request:     canonical.Digest(request), Carried: sub.Carried, Concurrency: run.ConcurrencyKey,
 	}
@@ -238,6 +238,22 @@ func newRunID() (work.RunID, error) {
 		return "", fault.Wrap(fault.Internal, err, "no randomness for a run id")
 	}
 	return work.RunID("run_" + runAlphabet.EncodeToString(id[:])), nil
+}
+
+// carry puts a run into the trace of whoever asks for it, or into one of its own.
+func carry(run *work.Run, t work.Trace) {
+	if _, ok := span.Parse(t.Parent); !ok {
+		t.Parent, t.State = newTrace(), ""
+	}
+	run.TraceParent, run.TraceState, run.Baggage = t.Parent, span.State(t.State), span.Baggage(t.Baggage)
+}
+
+// TraceOf is the trace that a run goes on in when it is carried on by another: its own. Baggage of the new request counts.
+func TraceOf(run *work.Run, asked work.Trace) work.Trace {
+	if asked.Baggage == "" {
+		asked.Baggage = run.Baggage
+	}
+	return work.Trace{Parent: run.TraceParent, State: run.TraceState, Baggage: asked.Baggage}
 }
 
 // newTrace begins a W3C trace for a run whose submitter brought none.

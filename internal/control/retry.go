@@ -279,7 +279,7 @@ func (s *Service) Retry(ctx context.Context, run work.Run, sub Submission, selec
 	if err != nil {
 		return work.Run{}, c, err
 	}
-	sub.Tenant, sub.RetryOf, sub.Carried = run.Tenant, run.ID, c.Carried
+	sub.Tenant, sub.RetryOf, sub.Carried, sub.Trace = run.Tenant, run.ID, c.Carried, TraceOf(&run, sub.Trace)
 	created, err := s.Submit(ctx, sub)
 	return created, c, err
 }

@@ -4,11 +4,11 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"net/http"
-	"regexp"
 	"strings"
 	"unicode/utf8"
 
 	"orrery.example/orrery/internal/fault"
+	"orrery.example/orrery/internal/span"
 	"orrery.example/orrery/internal/work"
 )
 
@@ -72,18 +72,19 @@ func bearer(r *http.Request) (string, error) {
 	return token, nil
 }
 
-var traceParent = regexp.MustCompile(`^00-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}$`)
-
-// traceOf returns the trace context of a request, or begins one, with its trace id.
-func traceOf(r *http.Request) (parent, id string) {
-	given := r.Header.Get("Traceparent")
-	if m := traceParent.FindStringSubmatch(given); m != nil && strings.Trim(m[1], "0") != "" && strings.Trim(m[2], "0") != "" {
-		return given, m[1]
+// traceOf returns the trace of a request, or begins one, with its id.
+func traceOf(h http.Header) (t work.Trace, id string) {
+	t.Baggage = span.Baggage(strings.Join(h.Values("Baggage"), ","))
+	given := h.Get("Traceparent")
+	if c, ok := span.Parse(given); ok {
+		t.Parent, t.State = given, span.State(strings.Join(h.Values("Tracestate"), ","))
+		return t, c.Trace
 	}
 	var b [24]byte
 	_, _ = rand.Read(b[:]) // never fails, by its documentation
 	id = hex.EncodeToString(b[:16])
-	return "00-" + id + "-" + hex.EncodeToString(b[16:]) + "-01", id
+	t.Parent = "00-" + id + "-" + hex.EncodeToString(b[16:]) + "-01"
+	return t, id
 }
 
 // deprecated is since when superseded routes are, as RFC 9745 writes it (2026-11-01).

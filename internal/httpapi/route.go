@@ -50,12 +50,12 @@ type Param struct {
 
 // Call is a request after its caller is known and allowed.
 type Call struct {
-	Principal   access.Principal
-	Tenant      work.Tenant
-	Project     string
-	RequestID   string // the trace id
-	TraceParent string // W3C trace context of the caller, or one that begins here
-	Key         string // Idempotency-Key, "" for none
+	Principal access.Principal
+	Tenant    work.Tenant
+	Project   string
+	RequestID string     // the trace id
+	Trace     work.Trace // of the caller, or one that begins here
+	Key       string     // Idempotency-Key, "" for none
 
 	// Draining is closed when the server stops: streams end then, and their clients go on at another server.
 	Draining <-chan struct{}

@@ -39,6 +39,10 @@ type Config struct {
 	Burst   int              // requests at once, 0 for twice Rate
 	Now     func() work.Time // nil for the time of the machine
 	Log     *slog.Logger
+
+	// Observe hears of a request before it is looked at, with a nil route when there is none, and may put its call into a span of its
+	// own. What it returns is called once when the request is through, with the status of the answer, 0 when it broke off. Nil for nobody.
+	Observe func(r *http.Request, route *Route, c *Call) func(status int)
 }
 
 // Server dispatches requests to routes. It is safe for concurrent use.
@@ -96,14 +100,18 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // answer takes a request through everything that all operations share; the route is nil when there is none.
 func (s *Server) answer(w http.ResponseWriter, r *http.Request, route *Route) {
 	c := &Call{Draining: s.draining}
-	c.TraceParent, c.RequestID = traceOf(r)
+	c.Trace, c.RequestID = traceOf(r.Header)
+	t := &tracked{ResponseWriter: w}
+	if s.Observe != nil {
+		through := s.Observe(r, route, c)
+		defer func() { through(t.status) }()
+	}
 	h := w.Header()
 	h.Set("X-Request-Id", c.RequestID)
 	h.Set("X-Orrery-Version", s.Version)
 	h.Set("X-Api-Version", "v1")
 	h.Set("X-Content-Type-Options", "nosniff")
 	h.Set("Cache-Control", "no-store")
-	t := &tracked{ResponseWriter: w}
 	defer func() {
 		p := recover()
 		if p == nil {
@@ -113,7 +121,8 @@ func (s *Server) answer(w http.ResponseWriter, r *http.Request, route *Route) {
 			panic(p)
 		}
 		s.Log.Error("a request broke", "trace_id", c.RequestID, "path", r.URL.Path, "panic", p, "stack", string(debug.Stack()))
-		if t.wrote {
+		if t.status != 0 {
+			t.status = 0
 			panic(http.ErrAbortHandler) // the rest of the answer is lost: the client must notice
 		}
 		s.fail(t, c, fault.New(fault.Internal, "it broke"))
@@ -122,7 +131,8 @@ func (s *Server) answer(w http.ResponseWriter, r *http.Request, route *Route) {
 		if statusOf(err) >= http.StatusInternalServerError {
 			s.Log.Error("a request failed", "trace_id", c.RequestID, "path", r.URL.Path, "error", err)
 		}
-		if t.wrote {
+		if t.status != 0 {
+			t.status = 0
 			panic(http.ErrAbortHandler)
 		}
 		s.fail(t, c, err)
@@ -249,18 +259,22 @@ func (s *Server) fail(w http.ResponseWriter, c *Call, err error) {
 // tracked knows whether an answer has begun.
 type tracked struct {
 	http.ResponseWriter
-	wrote bool
+	status int // 0 until it has
 }
 
 // WriteHeader implements http.ResponseWriter.
 func (t *tracked) WriteHeader(status int) {
-	t.wrote = true
+	if t.status == 0 || t.status < http.StatusOK {
+		t.status = status
+	}
 	t.ResponseWriter.WriteHeader(status)
 }
 
 // Write implements http.ResponseWriter.
 func (t *tracked) Write(p []byte) (int, error) {
-	t.wrote = true
+	if t.status == 0 {
+		t.status = http.StatusOK
+	}
 	return t.ResponseWriter.Write(p)
 }
 

@@ -53,7 +53,8 @@ func Grant(g *store.Grant) (api.WorkerGrant, error) {
 	}
 	return api.WorkerGrant{
 		Run: string(g.Run), RunName: g.RunName, PlanHash: string(g.PlanHash), Step: string(g.Step), Attempt: g.Attempt,
-		Token: Token(g.Token), Deadline: g.Deadline.String(), Trace: g.Trace, Bindings: bindings,
+		Token: Token(g.Token), Deadline: g.Deadline.String(), Trace: g.Trace, State: g.TraceState,
+		Baggage: g.Baggage, Bindings: bindings,
 	}, nil
 }
 
@@ -61,7 +62,7 @@ func Grant(g *store.Grant) (api.WorkerGrant, error) {
 func FromGrant(tenant work.Tenant, g *api.WorkerGrant) (store.Grant, error) {
 	out := store.Grant{
 		Tenant: tenant, Run: work.RunID(g.Run), RunName: g.RunName, Step: work.StepID(g.Step), Attempt: g.Attempt,
-		Token: work.Token(g.Token), Trace: g.Trace,
+		Token: work.Token(g.Token), Trace: g.Trace, TraceState: g.State, Baggage: g.Baggage,
 	}
 	var err error
 	if out.PlanHash, err = work.ParseDigest(g.PlanHash); err != nil {

@@ -50,6 +50,13 @@ type Run struct {
 	Acknowledged bool            `json:"acknowledged,omitempty"` // its submitter has seen the end
 }
 
+// Trace is where a run belongs in the traces of whoever asked for it: W3C traceparent, tracestate and baggage, each "" for none.
+type Trace struct {
+	Parent  string
+	State   string
+	Baggage string
+}
+
 // Phase is which part of the plan runs.
 type Phase string
 

@@ -61,6 +61,7 @@ func (w *Worker) graph(ctx context.Context, tenant work.Tenant, hash work.Digest
 type attempt struct {
 	w      *Worker
 	grant  *store.Grant
+	trace  string // W3C traceparent for what the step does
 	graph  *engine.Graph
 	spec   *work.RunSpec
 	report work.ReportedData
@@ -146,6 +147,12 @@ func (a *attempt) execute(ctx context.Context) {
 			a.report.EndedAt = a.w.Now()
 		}
 	}()
+	a.trace = a.grant.Trace
+	if a.w.Trace != nil {
+		var through func(*work.ReportedData)
+		a.trace, through = a.w.Trace(a.grant)
+		defer func() { through(&a.report) }()
+	}
 	ack := time.AfterFunc(ackAfter, func() { a.ack(ctx) })
 	defer ack.Stop()
 	defer a.clean()
@@ -312,8 +319,8 @@ func (a *attempt) environment() []string {
 		"ORRERY_STEP": string(a.grant.Step), "ORRERY_ATTEMPT": fmt.Sprint(a.grant.Attempt), "ORRERY_PLAN_HASH": string(a.grant.PlanHash),
 		"ORRERY_OUTPUT": filepath.Join(inside, outputFile),
 	}
-	if a.grant.Trace != "" {
-		env["TRACEPARENT"] = a.grant.Trace
+	for name, value := range a.traceHeaders() {
+		env[strings.ToUpper(name)] = value
 	}
 	for k, v := range a.rendered.Env {
 		env[k] = v
@@ -326,6 +333,17 @@ func (a *attempt) environment() []string {
 		out = append(out, k+"="+v)
 	}
 	slices.Sort(out)
+	return out
+}
+
+// traceHeaders are what the step is told of its trace, by the names of the headers that it would send on.
+func (a *attempt) traceHeaders() map[string]string {
+	out := map[string]string{}
+	for name, value := range map[string]string{"traceparent": a.trace, "tracestate": a.grant.TraceState, "baggage": a.grant.Baggage} {
+		if value != "" {
+			out[name] = value
+		}
+	}
 	return out
 }
 

@@ -172,8 +172,8 @@ func (a *attempt) build(ctx context.Context) (*http.Request, error) {
 			req.Header.Set(strings.ReplaceAll(name, "_", "-"), string(value))
 		}
 	}
-	if a.grant.Trace != "" {
-		req.Header.Set("traceparent", a.grant.Trace)
+	for name, value := range a.traceHeaders() {
+		req.Header.Set(name, value)
 	}
 	return req, nil
 }

@@ -62,7 +62,7 @@ func (s *service) submit(w http.ResponseWriter, r *http.Request, c *httpapi.Call
 			return err
 		}
 		run, err = sp.Control.Accept(r.Context(), control.Signed{
-			Tenant: c.Tenant, Built: p.built, Files: p.files, Request: envelope, Labels: q.Labels, Trace: c.TraceParent,
+			Tenant: c.Tenant, Built: p.built, Files: p.files, Request: envelope, Labels: q.Labels, Trace: c.Trace,
 		})
 		if err != nil {
 			return err
@@ -95,7 +95,7 @@ func (s *service) submission(sp *Space, c *httpapi.Call, note, token string, lab
 		// A server that is lost between the commit and its answer must not make two runs of one request.
 		token = "key:" + canonical.Digest([]byte(c.Principal.Subject+"\x00"+c.Key)).Hex()
 	}
-	return control.Submission{Tenant: c.Tenant, By: key, Note: note, RunToken: token, Labels: labels, Trace: c.TraceParent}, nil
+	return control.Submission{Tenant: c.Tenant, By: key, Note: note, RunToken: token, Labels: labels, Trace: c.Trace}, nil
 }
 
 func (s *service) decide(w http.ResponseWriter, r *http.Request, c *httpapi.Call) error {
@@ -286,7 +286,7 @@ func (s *service) retrySigned(w http.ResponseWriter, r *http.Request, c *httpapi
 		return err
 	}
 	made, err := sp.Control.Accept(r.Context(), control.Signed{
-		Tenant: c.Tenant, Built: next.built, Files: next.files, Request: envelope, Labels: q.Labels, Trace: c.TraceParent,
+		Tenant: c.Tenant, Built: next.built, Files: next.files, Request: envelope, Labels: q.Labels, Trace: control.TraceOf(run, c.Trace),
 		RetryOf: run.ID, Carried: carry.Carried,
 	})
 	if err != nil {
