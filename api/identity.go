@@ -109,6 +109,33 @@ type RevokeRequest struct {
 	Note   string `json:"note,omitempty"`
 }
 
+// TrustRoot is a signed trust root that the tenant has published.
+type TrustRoot struct {
+	Number      int64           `json:"number"`
+	PublishedAt string          `json:"publishedAt"`
+	ExpiresAt   string          `json:"expiresAt"`
+	Signed      json.RawMessage `json:"signed"` // the DSSE envelope
+}
+
+// SignedDocument is a DSSE envelope.
+type SignedDocument struct {
+	PayloadType string              `json:"payloadType"`
+	Payload     string              `json:"payload"` // base64
+	Signatures  []DocumentSignature `json:"signatures"`
+}
+
+// DocumentSignature is one signature of a DSSE envelope.
+type DocumentSignature struct {
+	KeyID string `json:"keyid,omitempty"`
+	Sig   string `json:"sig"` // base64
+}
+
+// TrustRootList is a page of them, in their order.
+type TrustRootList struct {
+	Items         []TrustRoot `json:"items"`
+	NextPageToken string      `json:"next_page_token,omitempty"`
+}
+
 // Checkpoint is the signed head of the tenant's log.
 type Checkpoint struct {
 	Origin     string `json:"origin"`

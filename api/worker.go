@@ -191,6 +191,11 @@ type WorkerLine struct {
 	Message string `json:"message"`
 }
 
+// WorkerTrustRoots are signed trust roots, in the order of their numbers.
+type WorkerTrustRoots struct {
+	Items []json.RawMessage `json:"items"` // DSSE envelopes
+}
+
 // WorkerCached is an earlier result under a cache key.
 type WorkerCached struct {
 	Origin    WorkerOrigin     `json:"origin"`

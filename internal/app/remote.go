@@ -34,9 +34,11 @@ type WorkerOptions struct {
 	JoinFile  string // a token that counts once, to get a certificate with; "" for none
 	Name      string
 	Labels    map[string]string
-	TrustFile string // the trust root of this worker; "" takes the server's word for whose signatures count
-	RulesFile string // whose signatures may run what here; "" for whoever is trusted
-	Version   string
+	TrustFile string // the trust root of this worker: a keyring, or a signed trust root
+
+	TrustServer bool   // instead: the server's word for whose signatures count
+	RulesFile   string // whose signatures may run what here; "" for whoever is trusted
+	Version     string
 }
 
 // RunWorker works for a server until ctx ends or the server says to leave, then lets what runs end. ready is called once with the name that
@@ -229,20 +231,9 @@ func (t *tokenFile) value() string {
 // guard decides whose steps run here.
 func (o WorkerOptions) guard(client *remote.Client, source *remote.Source) (*warrant.Guard, error) {
 	c := warrant.Config{Request: source.Request, Now: Now}
-	if o.TrustFile != "" {
-		c.Trust = func() (keyring.Trust, error) {
-			raw, err := os.ReadFile(o.TrustFile)
-			if err != nil {
-				return keyring.Trust{}, fault.New(fault.Invalid, "the trust root: %v", err)
-			}
-			return keyring.ParseTrust(raw)
-		}
-		if _, err := c.Trust(); err != nil {
-			return nil, err
-		}
-	} else {
-		o.Log.Warn("without --trust this worker takes the server's word for whose signatures count")
-		c.Trust = follow(client)
+	var err error
+	if c.Trust, err = o.trust(client); err != nil {
+		return nil, err
 	}
 	if o.RulesFile != "" {
 		raw, err := os.ReadFile(o.RulesFile)

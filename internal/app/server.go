@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/json"
 	"errors"
 	"net"
 	"net/http"
@@ -95,7 +96,7 @@ func (s *Server) prepare(ctx context.Context) error {
 	}
 	routes := rest.Routes(rest.Deps{Store: s.Store, Blobs: s.Blobs, Identity: s.Identity, Space: s.space, Now: Now})
 	routes = append(routes, workerapi.Routes(workerapi.Deps{
-		Store: s.Store, Blobs: s.Blobs, Spool: filepath.Join(s.Dir, "uploads"), Now: Now, Log: s.Log, Trust: s.trust, Authority: s.authority,
+		Store: s.Store, Blobs: s.Blobs, Spool: filepath.Join(s.Dir, "uploads"), Now: Now, Log: s.Log, Trust: s.trust, Roots: s.roots, Authority: s.authority,
 	})...)
 	routes = append(routes, httpapi.ProbeRoutes(httpapi.Probes{Ready: s.ready, Version: s.opts.Version})...)
 	documents, err := httpapi.DocumentRoutes(routes, s.opts.Version)
@@ -120,6 +121,16 @@ func (s *Server) trust(ctx context.Context, tenant work.Tenant) ([]byte, error) 
 		return nil, err
 	}
 	return t.Encode()
+}
+
+// roots are the signed trust roots of a tenant.
+func (s *Server) roots(ctx context.Context, tenant work.Tenant, after int64, limit int) ([]json.RawMessage, error) {
+	found, err := s.Identity.Roots(ctx, tenant, after, limit)
+	out := make([]json.RawMessage, len(found))
+	for i := range found {
+		out[i] = found[i].Signed
+	}
+	return out, err
 }
 
 // ready asks the store something.

@@ -127,7 +127,7 @@ func (c *cli) verifyCommand() *cobra.Command {
 		},
 	}
 	f := cmd.Flags()
-	f.StringVar(&trustFile, "trust", "", "trust root: a keyring.json (default: that of the data folder)")
+	f.StringVar(&trustFile, "trust", "", "trust root: a keyring.json or a signed trust root (default: the keyring of the data folder)")
 	f.StringVar(&run, "expect-run", "", "the evidence must be of this run id")
 	f.StringVar(&tenant, "expect-tenant", "", "the evidence must be of this tenant")
 	f.StringVar(&planHash, "expect-plan", "", "the evidence must be of this plan hash")
@@ -209,7 +209,7 @@ func (c *cli) trustRoot(ctx context.Context, file string, found bool) (keyring.T
 	if err != nil {
 		return keyring.Trust{}, fault.Wrap(fault.Invalid, err, "trust root")
 	}
-	return keyring.ParseTrust(raw)
+	return keyring.ParseTrustFile(raw)
 }
 
 func (c *cli) replayCommand() *cobra.Command {

@@ -23,8 +23,9 @@ func (c *cli) workerCommand() *cobra.Command {
 		Use: "worker", Short: "Run steps for a server, from anywhere", Args: atMost(0),
 		Long: `Worker connects to a server, claims steps and runs them in the sandbox of this machine. It needs outbound connections only.
 
-It runs what somebody has signed for whom it trusts: the keys in --trust, a keyring file as "orrery keys" keeps it. Without --trust it
-takes the server's word for that, and says so. --rules narrows down who may run which packs here.
+It runs what somebody has signed for whom it trusts: the keys in --trust, which is a keyring file as "orrery keys trust-root" writes it, or a
+signed trust root of "orrery trust", which the worker replaces by the ones that follow it. --trust-server takes the server's word for that
+instead. --rules narrows down who may run which packs here.
 
 SIGTERM lets the steps under way end and takes no more; a second one stops at once.`,
 		Example: `  orrery worker --server https://orrery.example.org --token-file token --trust keyring.json --slots 8 --label zone=b`,
@@ -45,7 +46,8 @@ SIGTERM lets the steps under way end and takes no more; a second one stops at on
 	f.StringVar(&o.KeyFile, "key", "", "file with its key (PEM)")
 	f.StringVar(&o.Name, "name", "", "name of the worker (default: the name of the machine)")
 	f.StringArrayVar(&labels, "label", nil, "key=value that steps may ask for (may be repeated)")
-	f.StringVar(&o.TrustFile, "trust", "", "keyring file with the keys of those whose runs are taken")
+	f.StringVar(&o.TrustFile, "trust", "", "file with the keys of those whose runs are taken: a keyring, or a signed trust root")
+	f.BoolVar(&o.TrustServer, "trust-server", false, "take the server's word for whose runs are taken")
 	f.StringVar(&o.RulesFile, "rules", "", "file that says whose signatures may run which packs here")
 	f.IntVar(&c.slots, "slots", 0, "steps at once (default: twice the processors)")
 	f.BoolVar(&c.unsandbox, "allow-unsandboxed", false, "permit steps that ask for tier t0 where the machine has no sandbox")

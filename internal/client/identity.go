@@ -2,6 +2,7 @@ package client
 
 import (
 	"context"
+	"encoding/json"
 	"net/http"
 	"net/url"
 
@@ -51,4 +52,10 @@ func (c *Client) CreateToken(ctx context.Context, q api.TokenRequest) (api.NewTo
 // RevokeToken ends a token at once.
 func (c *Client) RevokeToken(ctx context.Context, id string) error {
 	return c.do(ctx, request{method: http.MethodDelete, path: "/api/v1/tokens/" + url.PathEscape(id)}, nil)
+}
+
+// PublishTrustRoot gives the tenant its next signed trust root.
+func (c *Client) PublishTrustRoot(ctx context.Context, signed []byte) (api.TrustRoot, error) {
+	var out api.TrustRoot
+	return out, c.post(ctx, "/api/v1/trust-roots", json.RawMessage(signed), &out)
 }

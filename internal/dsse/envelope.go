@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"io"
+	"slices"
 	"strconv"
 	"strings"
 	"unicode/utf8"
@@ -28,7 +29,7 @@ type Envelope struct {
 	Type       string
 	Signatures []Signature
 
-	payload []byte // reachable through Verify only
+	payload []byte // reachable through Verify, Signers and Unverified only
 }
 
 // Signature is one signature over the PAE of the envelope.
@@ -64,6 +65,34 @@ func Sign(payloadType string, payload []byte, keyID string, sign func(pae []byte
 		return Envelope{}, err
 	}
 	return Envelope{Type: payloadType, Signatures: []Signature{{KeyID: keyID, Sig: sig}}, payload: bytes.Clone(payload)}, nil
+}
+
+// Join returns the envelope with the signatures that other has beside. Error: fault.Invalid when the two are not of the same document, or
+// have more signatures than an envelope may have.
+func (e Envelope) Join(other Envelope) (Envelope, error) {
+	if e.Type != other.Type || !bytes.Equal(e.payload, other.payload) {
+		return Envelope{}, fault.New(fault.Invalid, "the signatures are of two documents")
+	}
+	out := Envelope{Type: e.Type, Signatures: slices.Clone(e.Signatures), payload: e.payload}
+	for _, s := range other.Signatures {
+		same := func(o Signature) bool { return o.KeyID == s.KeyID && bytes.Equal(o.Sig, s.Sig) }
+		if !slices.ContainsFunc(out.Signatures, same) {
+			out.Signatures = append(out.Signatures, s)
+		}
+	}
+	if len(out.Signatures) > maxSignatures {
+		return Envelope{}, fault.New(fault.Invalid, "there are more than %d signatures", maxSignatures)
+	}
+	return out, nil
+}
+
+// Unverified returns the payload for whoever decides by it whose signature to ask for. Nothing in it may be relied on before Verify or
+// Signers. Error: fault.Invalid when the type is another.
+func (e Envelope) Unverified(payloadType string) ([]byte, error) {
+	if e.Type != payloadType {
+		return nil, fault.New(fault.Invalid, "the payload type is %q, expected %q", e.Type, payloadType)
+	}
+	return bytes.Clone(e.payload), nil
 }
 
 // Encode returns the envelope as canonical JSON, without a line break at the end.

@@ -8,6 +8,7 @@ import (
 	"crypto/elliptic"
 	"crypto/sha256"
 	"encoding/hex"
+	"slices"
 
 	"orrery.example/orrery/internal/fault"
 )
@@ -69,6 +70,24 @@ func Verify(e Envelope, payloadType string, keys []Key) (payload []byte, keyID s
 		return nil, "", fault.New(fault.Untrusted, "signed by %s, which is not among the trusted keys", name(sig.KeyID))
 	}
 	return nil, "", fault.New(fault.Unverified, "the signature of key %s does not hold", name(sig.KeyID))
+}
+
+// Signers returns the payload and which of keys have signed it: each once, in the order of keys. Signatures of others do not count, for
+// good or bad. Error: fault.Unverified when the type is another.
+func Signers(e Envelope, payloadType string, keys []Key) (payload []byte, keyIDs []string, err error) {
+	if e.Type != payloadType {
+		return nil, nil, fault.New(fault.Unverified, "the payload type is %q, expected %q", e.Type, payloadType)
+	}
+	pae := PAE(e.Type, e.payload)
+	for _, k := range keys {
+		signed := slices.ContainsFunc(e.Signatures, func(s Signature) bool {
+			return (s.KeyID == "" || s.KeyID == k.ID) && holds(k.Public, pae, s.Sig)
+		})
+		if signed && !slices.Contains(keyIDs, k.ID) {
+			keyIDs = append(keyIDs, k.ID)
+		}
+	}
+	return bytes.Clone(e.payload), keyIDs, nil
 }
 
 // holds reports whether sig is a signature of pub over message: what Verify does with the PAE.

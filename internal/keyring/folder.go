@@ -157,6 +157,9 @@ func (f *Folder) change(change func(Trust) (Trust, error)) error {
 	return replace(filepath.Join(f.dir, trustFile), append(raw, '\n'), 0o644)
 }
 
+// KeepRoot writes the file of a signed trust root, whole or not at all.
+func KeepRoot(path string, signed []byte) error { return replace(path, signed, 0o600) }
+
 // replace writes a file so that a reader, also after a crash, sees the old or the new text and nothing between.
 func replace(path string, text []byte, mode fs.FileMode) error {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {

@@ -23,10 +23,11 @@ const (
 	Attest  Usage = "attest"  // what a run did, by the service
 	Log     Usage = "log"     // checkpoints of the ledger; signs nothing else
 	Worker  Usage = "worker"  // results
+	RootKey Usage = "root"    // trust roots that travel as signed files
 )
 
 // Usages lists every usage, sorted.
-func Usages() []Usage { return []Usage{Approve, Attest, Log, Submit, Worker} }
+func Usages() []Usage { return []Usage{Approve, Attest, Log, RootKey, Submit, Worker} }
 
 // Algorithm names a kind of key.
 type Algorithm string

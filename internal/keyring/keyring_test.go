@@ -105,7 +105,7 @@ func TestGenerateRefuses(t *testing.T) {
 		{"", keyring.Ed25519, []keyring.Usage{keyring.Submit}}, {"../x", keyring.Ed25519, []keyring.Usage{keyring.Submit}},
 		{".x", keyring.Ed25519, []keyring.Usage{keyring.Submit}}, {"a b", keyring.Ed25519, []keyring.Usage{keyring.Submit}},
 		{strings.Repeat("a", 65), keyring.Ed25519, []keyring.Usage{keyring.Submit}}, {"a", "rsa", []keyring.Usage{keyring.Submit}},
-		{"a", keyring.Ed25519, nil}, {"a", keyring.Ed25519, []keyring.Usage{"root"}},
+		{"a", keyring.Ed25519, nil}, {"a", keyring.Ed25519, []keyring.Usage{"admin"}},
 	} {
 		if _, err := keyring.Generate(c.name, c.a, c.usage, now); fault.CodeOf(err) != fault.Invalid {
 			t.Errorf("%+v: %v", c, err)

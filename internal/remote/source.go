@@ -7,6 +7,7 @@ import (
 	"maps"
 	"net/http"
 	"slices"
+	"strconv"
 	"sync"
 	"time"
 
@@ -343,6 +344,19 @@ func (s *Source) Request(ctx context.Context, _ work.Tenant, run work.RunID) ([]
 
 // Trust returns the keyring that the server has for the worker's tenant.
 func (c *Client) Trust(ctx context.Context) ([]byte, error) { return c.document(ctx, "trust") }
+
+// TrustRoots returns the signed trust roots that follow the given number, as far as the server has them.
+func (c *Client) TrustRoots(ctx context.Context, after int64) ([]json.RawMessage, error) {
+	raw, err := c.document(ctx, "trust-roots?after="+strconv.FormatInt(after, 10))
+	if err != nil {
+		return nil, err
+	}
+	var out api.WorkerTrustRoots
+	if err := json.Unmarshal(raw, &out); err != nil {
+		return nil, fault.Wrap(fault.Unavailable, err, "the trust roots of the server")
+	}
+	return out.Items, nil
+}
 
 // Cached implements worker.Source.
 func (s *Source) Cached(ctx context.Context, _ work.Tenant, key work.Digest) (*store.CachedResult, error) {

@@ -3,6 +3,7 @@ package rest
 import (
 	"bytes"
 	"encoding/base64"
+	"encoding/json"
 	"net/http"
 	"strconv"
 
@@ -25,6 +26,8 @@ func (s *service) proofRoutes() []httpapi.Route {
 		get("/api/v1/ledger/consistency", "getConsistencyProof", "evidence", "Prove that the log has only grown since it had some leaves", read, api.ConsistencyProof{}, s.getConsistency,
 			httpapi.Param{Name: "from", Type: "integer", Summary: "How many leaves it had", Example: "1", Required: true}),
 		get("/api/v1/trust-root", "getTrustRoot", "keys", "Read the keys that verifiers elsewhere pin, as one document", read, keyring.Trust{}, s.getTrust),
+		get("/api/v1/trust-roots", "listTrustRoots", "keys", "List the signed trust roots that were published, in their order", read, api.TrustRootList{}, s.listRoots, httpapi.PageParams()...),
+		post("/api/v1/trust-roots", "publishTrustRoot", "keys", "Publish the next signed trust root: a DSSE envelope", access.Admin, http.StatusCreated, api.SignedDocument{}, api.TrustRoot{}, s.publishRoot),
 		get("/api/v1/keys", "listKeys", "keys", "List the keys that are trusted", read, api.KeyList{}, s.listKeys),
 		post("/api/v1/keys", "trustKey", "keys", "Trust a public key: one's own, or as an administrator anybody's", read, http.StatusCreated, api.KeyRequest{}, api.Key{}, s.trustKey),
 		post("/api/v1/keys/{keyId}/revoke", "revokeKey", "keys", "End the trust in a key: one's own, or as an administrator anybody's", read, 0, api.RevokeRequest{}, api.Key{}, s.revokeKey),
@@ -123,6 +126,48 @@ func (s *service) trust(r *http.Request, c *httpapi.Call) (keyring.Trust, error)
 		return keyring.Trust{}, err
 	}
 	return sp.Keys.Trust()
+}
+
+func (s *service) listRoots(w http.ResponseWriter, r *http.Request, c *httpapi.Call) error {
+	page, err := httpapi.ReadPage(r, "trust-roots")
+	if err != nil {
+		return err
+	}
+	var after int64
+	if page.After != "" {
+		if after, err = strconv.ParseInt(page.After, 10, 64); err != nil {
+			return fault.New(fault.Invalid, "page_token is not from this list")
+		}
+	}
+	roots, err := s.Identity.Roots(r.Context(), c.Tenant, after, page.Limit+1)
+	if err != nil {
+		return err
+	}
+	var out api.TrustRootList
+	if len(roots) > page.Limit {
+		roots = roots[:page.Limit]
+		out.NextPageToken = page.Next(strconv.FormatInt(roots[page.Limit-1].Number, 10))
+	}
+	if out.Items, err = recastAll[api.TrustRoot](roots); err != nil {
+		return err
+	}
+	return httpapi.ReplyTagged(w, r, out)
+}
+
+func (s *service) publishRoot(w http.ResponseWriter, r *http.Request, c *httpapi.Call) error {
+	var signed json.RawMessage
+	if err := httpapi.Read(r, &signed); err != nil {
+		return err
+	}
+	root, err := s.Identity.PublishRoot(r.Context(), c.Tenant, signed)
+	if err != nil {
+		return err
+	}
+	out, err := recast[api.TrustRoot](root)
+	if err != nil {
+		return err
+	}
+	return httpapi.Reply(w, http.StatusCreated, out)
 }
 
 func (s *service) listKeys(w http.ResponseWriter, r *http.Request, c *httpapi.Call) error {

@@ -2,10 +2,12 @@ package workerapi
 
 import (
 	"compress/gzip"
+	"encoding/json"
 	"net/http"
 	"strconv"
 	"strings"
 
+	"orrery.example/orrery/api"
 	"orrery.example/orrery/internal/fault"
 	"orrery.example/orrery/internal/httpapi"
 	"orrery.example/orrery/internal/wire"
@@ -59,6 +61,27 @@ func (s *service) trust(w http.ResponseWriter, r *http.Request, c *httpapi.Call)
 		return err
 	}
 	return document(w, r, raw)
+}
+
+func (s *service) roots(w http.ResponseWriter, r *http.Request, c *httpapi.Call) error {
+	t, err := tenant(c)
+	if err != nil {
+		return err
+	}
+	var after int64
+	if text := r.URL.Query().Get("after"); text != "" {
+		if after, err = strconv.ParseInt(text, 10, 64); err != nil || after < 0 {
+			return fault.New(fault.Invalid, "after is the number of a trust root")
+		}
+	}
+	out := api.WorkerTrustRoots{Items: []json.RawMessage{}}
+	if s.Deps.Roots != nil {
+		const few = 50
+		if out.Items, err = s.Deps.Roots(r.Context(), t, after, few); err != nil {
+			return err
+		}
+	}
+	return httpapi.Reply(w, http.StatusOK, out)
 }
 
 func (s *service) cached(w http.ResponseWriter, r *http.Request, c *httpapi.Call) error {

@@ -8,6 +8,7 @@ package workerapi
 
 import (
 	"context"
+	"encoding/json"
 	"log/slog"
 	"net/http"
 	"time"
@@ -40,9 +41,10 @@ type Documents interface {
 type Deps struct {
 	Store     Store
 	Blobs     blob.Store
-	Spool     string                                                        // a folder for files that are half uploaded
-	Trust     func(ctx context.Context, tenant work.Tenant) ([]byte, error) // the keyring of a tenant; nil for none to give
-	Authority *authority.Authority                                          // of short-lived identities; nil for none
+	Spool     string                                                                                           // a folder for files that are half uploaded
+	Trust     func(ctx context.Context, tenant work.Tenant) ([]byte, error)                                    // the keyring of a tenant; nil for none to give
+	Roots     func(ctx context.Context, tenant work.Tenant, after int64, limit int) ([]json.RawMessage, error) // signed trust roots after a number; nil for none
+	Authority *authority.Authority                                                                             // of short-lived identities; nil for none
 	Now       func() work.Time
 	Log       *slog.Logger
 }
@@ -107,11 +109,15 @@ func (s *service) documentRoutes() []httpapi.Route {
 	const octets = "application/octet-stream"
 	cached := get("cache/{key}", "workerCached", "Find an earlier result by its cache key", "", s.cached)
 	cached.Reply = api.WorkerCached{}
+	roots := get("trust-roots", "workerTrustRoots", "Read the signed trust roots that follow the one the worker has", "", s.roots)
+	roots.Reply = api.WorkerTrustRoots{}
+	roots.Query = []httpapi.Param{{Name: "after", Type: "integer", Summary: "the number of the one it has", Example: "1"}}
 	return []httpapi.Route{
 		get("plans/{hash}", "workerPlan", "Read a plan: its canonical JSON, which hashes to its name", "application/json", s.plan),
 		get("runs/{run}/request", "workerRequest", "Read the signed request of a run", "application/json", s.request),
 		cached,
 		get("trust", "workerTrust", "Read the keyring of the tenant, for workers that have no trust root of their own", "application/json", s.trust),
+		roots,
 		get("blobs/{digest}", "workerDownload", "Read a file by its digest", octets, s.download),
 		{
 			Method: http.MethodHead, Path: "/api/v1/worker/blobs/{digest}", Name: "workerUploadOffset", Handle: s.offset, Stream: octets,
