@@ -26,21 +26,43 @@ type TenantRequest struct {
 
 // Account is somebody who may hold tokens.
 type Account struct {
+	Name     string    `json:"name"`
+	Kind     string    `json:"kind"` // user or service
+	Roles    []string  `json:"roles,omitempty"`
+	Scopes   []string  `json:"scopes,omitempty"`
+	Disabled bool      `json:"disabled,omitempty"`
+	External *External `json:"external,omitempty"`
+	Created  string    `json:"created,omitempty"`
+}
+
+// External is who an account is at an identity provider.
+type External struct {
+	Issuer  string `json:"issuer"`  // as in the claim iss
+	Subject string `json:"subject"` // as in the claim sub
+}
+
+// LoginOptions are the ways to log in at a server.
+type LoginOptions struct {
+	Providers []LoginProvider `json:"providers"`
+}
+
+// LoginProvider is an identity provider that the server trusts, and the client to log in as.
+type LoginProvider struct {
 	Name     string   `json:"name"`
-	Kind     string   `json:"kind"` // user or service
-	Roles    []string `json:"roles,omitempty"`
-	Scopes   []string `json:"scopes,omitempty"`
-	Disabled bool     `json:"disabled,omitempty"`
-	Created  string   `json:"created,omitempty"`
+	Issuer   string   `json:"issuer"`
+	ClientID string   `json:"clientId"`
+	Scopes   []string `json:"scopes"`
+	Seconds  int64    `json:"expiresIn"` // how long a session at the command line counts
 }
 
 // AccountRequest makes or changes an account. The name is in the path of a change.
 type AccountRequest struct {
-	Name     string   `json:"name,omitempty"`
-	Kind     string   `json:"kind,omitempty"`
-	Roles    []string `json:"roles,omitempty"`
-	Scopes   []string `json:"scopes,omitempty"`
-	Disabled bool     `json:"disabled,omitempty"`
+	Name     string    `json:"name,omitempty"`
+	Kind     string    `json:"kind,omitempty"`
+	Roles    []string  `json:"roles,omitempty"`
+	Scopes   []string  `json:"scopes,omitempty"`
+	Disabled bool      `json:"disabled,omitempty"`
+	External *External `json:"external,omitempty"` // of a new account: whose logins count as it
 }
 
 // Bound ties a token to one decision.

@@ -22,6 +22,7 @@ import (
 	"orrery.example/orrery/internal/httpapi/workerapi"
 	"orrery.example/orrery/internal/identity"
 	"orrery.example/orrery/internal/keyring"
+	"orrery.example/orrery/internal/oidc"
 	"orrery.example/orrery/internal/work"
 )
 
@@ -38,6 +39,8 @@ type ServerOptions struct {
 	Drain    time.Duration
 	Version  string
 
+	Providers []oidc.Issuer // identity providers that are trusted
+
 	SecretEnv []string // variables that a step here may be given
 	SecretDir string   // and files, below a folder of the tenant's name
 }
@@ -51,6 +54,7 @@ type Server struct {
 	opts      ServerOptions
 	api       *httpapi.Server
 	authority *authority.Authority // of workers' identities
+	federated *oidc.Service        // verifies tokens of identity providers
 
 	mu     sync.Mutex
 	spaces map[work.Tenant]*rest.Space
@@ -94,7 +98,10 @@ func (s *Server) prepare(ctx context.Context) error {
 	if s.authority, err = authority.Open(filepath.Join(s.Dir, "authority"), Now); err != nil {
 		return err
 	}
-	routes := rest.Routes(rest.Deps{Store: s.Store, Blobs: s.Blobs, Identity: s.Identity, Space: s.space, Now: Now})
+	if s.federated, err = oidc.New(s.opts.Providers, Now, s.Log); err != nil {
+		return err
+	}
+	routes := rest.Routes(rest.Deps{Store: s.Store, Blobs: s.Blobs, Identity: s.Identity, Login: s.logins(), Space: s.space, Now: Now})
 	routes = append(routes, workerapi.Routes(workerapi.Deps{
 		Store: s.Store, Blobs: s.Blobs, Spool: filepath.Join(s.Dir, "uploads"), Now: Now, Log: s.Log, Trust: s.trust, Roots: s.roots, Authority: s.authority,
 	})...)
@@ -104,7 +111,7 @@ func (s *Server) prepare(ctx context.Context) error {
 		return err
 	}
 	s.api, err = httpapi.New(httpapi.Config{
-		Routes: append(routes, documents...), Identity: s.Identity, Certificate: s.authority.Identify, Tenant: s.Identity.KnowTenant, Records: s.Store,
+		Routes: append(routes, documents...), Identity: callers{s.Identity, s.federated}, Certificate: s.authority.Identify, Tenant: s.Identity.KnowTenant, Records: s.Store,
 		Version: s.opts.Version, Rate: s.opts.Rate, Burst: s.opts.Burst, Now: Now, Log: s.Log,
 	})
 	return err

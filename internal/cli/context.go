@@ -12,6 +12,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 	"go.yaml.in/yaml/v3"
@@ -34,6 +35,19 @@ type connection struct {
 	Tenant    string `yaml:"tenant,omitempty" json:"tenant,omitempty"`
 	CA        string `yaml:"ca,omitempty" json:"ca,omitempty"`
 	As        string `yaml:"as,omitempty" json:"as,omitempty"` // whose key of this machine signs
+
+	// Of a session, which login --oidc began.
+	Provider string    `yaml:"provider,omitempty" json:"provider,omitempty"`
+	Expires  time.Time `yaml:"expires,omitempty" json:"expires,omitzero"`
+}
+
+// ended says that a session has ended, in good time before a server refuses its token without saying why.
+func (c connection) ended() error {
+	if c.Expires.IsZero() || time.Now().Before(c.Expires) {
+		return nil
+	}
+	return fault.New(fault.Unauthenticated, "your session at %s ended at %s", c.Server, c.Expires.Local().Format("2006-01-02 15:04")).
+		WithHint("orrery login --oidc --server %s --provider %s", c.Server, c.Provider)
 }
 
 // configFolder is where contexts and tokens are kept.
@@ -146,6 +160,9 @@ func (c *cli) connected() (connection, []sourced, error) {
 		CA:        pick("ca", c.caFile, "ORRERY_CA", chosen.CA, ""),
 		As:        pick("as", c.identity, "ORRERY_IDENTITY", chosen.As, ""),
 	}
+	if got.TokenFile == chosen.TokenFile && got.Server == chosen.Server {
+		got.Provider, got.Expires = chosen.Provider, chosen.Expires
+	}
 	if c.data != "" && c.given["data"] && !c.given["server"] && c.context == "" {
 		got.Server = "" // the folder that was named, although the environment names a server
 		out[0] = sourced{"server", "", "flag --data"}
@@ -173,6 +190,9 @@ func (c *cli) remote() (*client.Client, error) {
 }
 
 func dial(to connection) (*client.Client, error) {
+	if err := to.ended(); err != nil {
+		return nil, err
+	}
 	token := os.Getenv("ORRERY_TOKEN")
 	if to.TokenFile != "" {
 		raw, err := os.ReadFile(to.TokenFile)

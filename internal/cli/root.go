@@ -106,7 +106,7 @@ Start here:
 		c.decideCommand("approve", "approved"), c.decideCommand("reject", "rejected"), c.deadletterCommand(), c.evidenceCommand(),
 		c.verifyCommand(), c.replayCommand(), c.keysCommand(), c.trustCommand(), c.doctorCommand(), c.schemaCommand(), c.versionCommand(),
 		c.upCommand(), c.serveCommand(), c.workerCommand(), c.configCommand(),
-		c.loginCommand(), c.contextCommand(), c.tokenCommand(), c.userCommand(),
+		c.loginCommand(), c.logoutCommand(), c.contextCommand(), c.tokenCommand(), c.userCommand(),
 	)
 	c.completeRuns(root)
 	return root

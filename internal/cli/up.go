@@ -13,6 +13,7 @@ import (
 
 	"orrery.example/orrery/internal/app"
 	"orrery.example/orrery/internal/config"
+	"orrery.example/orrery/internal/oidc"
 )
 
 // serverSettings are what a server can be told, in a file, the environment or flags.
@@ -27,6 +28,7 @@ func serverSettings() []config.Setting {
 		{Name: "tls-cert", Kind: "text", Summary: "file with the certificate of the server (PEM)"},
 		{Name: "tls-key", Kind: "text", Summary: "file with its key (PEM)"},
 		{Name: "client-ca", Kind: "text", Summary: "file with the authorities of workers' certificates (PEM)"},
+		{Name: "identity-providers", Kind: "text", Summary: "file with the OpenID providers whose logins count (YAML)"},
 		{Name: "slots", Kind: "number", Default: "0", Summary: "steps at once in this process, 0 for twice the processors"},
 		{Name: "allow-unsandboxed", Kind: "switch", Default: "false", Summary: "permit steps that ask for tier t0 where the machine has no sandbox"},
 		{Name: "read-path", Kind: "list", Summary: "host paths that every step may read"},
@@ -104,12 +106,20 @@ func (c *cli) serve(ctx context.Context, v config.Values, work bool) error {
 	o.Log = slog.New(slog.NewJSONHandler(c.Err, &slog.HandlerOptions{Level: level}))
 	o.Store, o.Blobs = v.Text("store"), v.Text("blobs")
 	o.Slots, o.AllowUnsandboxed, o.ReadPaths, o.StepPath = int(v.Number("slots")), v.On("allow-unsandboxed"), v.List("read-path"), v.Text("step-path")
+	var trusted struct {
+		Providers []oidc.Issuer `yaml:"providers"`
+	}
+	if file := v.Text("identity-providers"); file != "" {
+		if err := config.Document(file, &trusted); err != nil {
+			return err
+		}
+	}
 	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	s, err := app.OpenServer(ctx, app.ServerOptions{
 		Options: o, Listen: v.Text("listen"), Work: work, Rate: v.Number("rate"), Burst: int(v.Number("burst")), Drain: v.Duration("drain"),
 		CertFile: v.Text("tls-cert"), KeyFile: v.Text("tls-key"), ClientCA: v.Text("client-ca"), Version: Version,
-		SecretEnv: v.List("secret-env"), SecretDir: v.Text("secret-dir"),
+		Providers: trusted.Providers, SecretEnv: v.List("secret-env"), SecretDir: v.Text("secret-dir"),
 	})
 	if err != nil {
 		return err

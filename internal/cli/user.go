@@ -22,6 +22,7 @@ func (c *cli) userCommand() *cobra.Command {
 
 func (c *cli) createUser() *cobra.Command {
 	var q api.AccountRequest
+	var outside api.External
 	var service bool
 	cmd := &cobra.Command{
 		Use: "create NAME", Short: "Make an account", Args: exactly(1, "a name"),
@@ -35,6 +36,9 @@ func (c *cli) createUser() *cobra.Command {
 			if q.Name, q.Kind = args[0], "user"; service {
 				q.Kind = "service"
 			}
+			if outside != (api.External{}) {
+				q.External = &outside
+			}
 			made, err := s.CreateAccount(cmd.Context(), q)
 			if err != nil {
 				return err
@@ -47,6 +51,8 @@ func (c *cli) createUser() *cobra.Command {
 	}
 	cmd.Flags().StringSliceVar(&q.Roles, "role", nil, "viewer, operator, publisher, approver, quota-manager, worker or admin (may be repeated)")
 	cmd.Flags().StringSliceVar(&q.Scopes, "scope", nil, "a right beside those of the roles (may be repeated)")
+	cmd.Flags().StringVar(&outside.Issuer, "issuer", "", "identity provider whose logins count as this account, with --subject")
+	cmd.Flags().StringVar(&outside.Subject, "subject", "", "who the person is there (claim sub)")
 	cmd.Flags().BoolVar(&service, "service", false, "it is a program, not a person")
 	return cmd
 }

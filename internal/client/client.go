@@ -159,8 +159,12 @@ func (c *Client) prepare(ctx context.Context, q request, key string) (*http.Requ
 	if err != nil {
 		return nil, fault.Wrap(fault.Invalid, err, "a request")
 	}
-	req.Header.Set("Authorization", "Bearer "+c.Token)
-	req.Header.Set("X-Orrery-Tenant", string(c.Tenant))
+	if c.Token != "" {
+		req.Header.Set("Authorization", "Bearer "+c.Token)
+	}
+	if c.Tenant != "" {
+		req.Header.Set("X-Orrery-Tenant", string(c.Tenant))
+	}
 	for name, value := range map[string]string{"traceparent": c.Trace.Parent, "tracestate": c.Trace.State, "baggage": c.Trace.Baggage} {
 		if value != "" {
 			req.Header.Set(name, value)

@@ -9,6 +9,12 @@ import (
 	"orrery.example/orrery/api"
 )
 
+// LoginOptions returns how people can log in; no token is needed.
+func (c *Client) LoginOptions(ctx context.Context) (api.LoginOptions, error) {
+	var out api.LoginOptions
+	return out, c.get(ctx, "/api/v1/login", nil, &out)
+}
+
 // Accounts returns the accounts of the tenant.
 func (c *Client) Accounts(ctx context.Context) ([]api.Account, error) {
 	return pages[api.Account](ctx, c, "/api/v1/accounts", nil, 0)

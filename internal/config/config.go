@@ -8,6 +8,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"slices"
@@ -125,6 +126,29 @@ func readFile(name string) (map[string]string, error) {
 		}
 	}
 	return out, nil
+}
+
+// Document reads a YAML file of its own, for what does not fit into a line. Fields that nobody knows are refused. Errors: fault.NotFound,
+// fault.Invalid.
+func Document(name string, into any) error {
+	f, err := os.Open(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return fault.New(fault.NotFound, "there is no file %s with settings", name)
+	}
+	if err != nil {
+		return fault.Wrap(fault.Invalid, err, "settings")
+	}
+	defer f.Close()
+	raw, err := io.ReadAll(io.LimitReader(f, maxFile+1))
+	if err != nil || len(raw) > maxFile {
+		return fault.New(fault.Invalid, "the file %s cannot be read, or is larger than %d bytes", name, maxFile)
+	}
+	dec := yaml.NewDecoder(bytes.NewReader(raw))
+	dec.KnownFields(true)
+	if err := dec.Decode(into); err != nil {
+		return fault.New(fault.Invalid, "%v", err).At(name)
+	}
+	return nil
 }
 
 func (v Value) check() error {

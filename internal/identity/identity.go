@@ -29,6 +29,9 @@ const (
 	kindHeld    = "held"    // of a tenant: "account/token id", for lists
 )
 
+// maxExternal bounds what an account keeps of a provider.
+const maxExternal = 1024
+
 var (
 	tenantForm = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,62}$`)
 	nameForm   = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._@-]{0,63}$`)
@@ -74,6 +77,7 @@ type Account struct {
 	Roles    []string       `json:"roles,omitempty"`
 	Scopes   []access.Scope `json:"scopes,omitempty"` // beside those of the roles
 	Disabled bool           `json:"disabled,omitempty"`
+	External *External      `json:"external,omitempty"` // who it is at an identity provider
 	Created  work.Time      `json:"created"`
 }
 
@@ -106,11 +110,11 @@ func (s *Service) CreateAccount(ctx context.Context, by access.Principal, a Acco
 	}
 	store.About(ctx, a.Name)
 	a.Created, a.Disabled = s.Now(), false
-	change, err := put(store.Record{Tenant: a.home(), Kind: kindAccount, ID: a.Name}, a)
+	changes, err := s.create(a)
 	if err != nil {
 		return a, err
 	}
-	return a, s.Records.Change(ctx, change)
+	return a, s.Records.Change(ctx, changes...)
 }
 
 func (s *Service) checkAccount(by access.Principal, a Account) error {
@@ -119,6 +123,9 @@ func (s *Service) checkAccount(by access.Principal, a Account) error {
 	}
 	if a.Kind != "user" && a.Kind != "service" {
 		return fault.New(fault.Invalid, "an account is of a user or of a service, not %q", a.Kind)
+	}
+	if e := a.External; e != nil && (a.Tenant == "" || a.Kind != "user" || e.Issuer == "" || e.Subject == "" || len(e.Issuer)+len(e.Subject) > maxExternal) {
+		return fault.New(fault.Invalid, "an account from outside is a user of a tenant, with the issuer and the subject that a provider names")
 	}
 	scopes, err := a.rights()
 	if err != nil {

@@ -1,4 +1,4 @@
-// Package testservice starts real servers for tests and benchmarks: PostgreSQL, pgbouncer and an S3 server, each on a free port of the
+// Package testservice starts real servers for tests and benchmarks: PostgreSQL, pgbouncer, an S3 server and an OpenID provider, each on a free port of the
 // loopback with its files in a temporary folder, as an ordinary user where the server refuses to be root.
 //
 // A server that is not installed is an error that names what to install, never a test that is passed over. Servers are bound to the

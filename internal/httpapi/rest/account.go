@@ -15,6 +15,8 @@ import (
 func (s *service) accountRoutes() []httpapi.Route {
 	me := get("/api/v1/me", "getMe", "identity", "Say who the token stands for", "", api.Me{}, s.me)
 	me.NoTenant = true
+	login := get("/api/v1/login", "getLoginOptions", "identity", "Say how people can log in", "", api.LoginOptions{}, s.loginOptions)
+	login.Public, login.NoTenant = true, true
 	tenants := get("/api/v1/tenants", "listTenants", "identity", "List the tenants that the caller may act in", "", api.TenantList{}, s.listTenants, httpapi.PageParams()...)
 	tenants.NoTenant = true
 	make := post("/api/v1/tenants", "createTenant", "identity", "Make a tenant, as an administrator of the installation", access.Admin, http.StatusCreated, api.TenantRequest{}, api.Tenant{}, s.createTenant)
@@ -24,7 +26,7 @@ func (s *service) accountRoutes() []httpapi.Route {
 		Summary: "Change the roles and scopes of an account, or disable it", Body: api.AccountRequest{}, Reply: api.Account{}, Handle: s.changeAccount,
 	}
 	return []httpapi.Route{
-		me, tenants, make,
+		login, me, tenants, make,
 		get("/api/v1/accounts", "listAccounts", "identity", "List the accounts of the tenant by name", access.Admin, api.AccountList{}, s.listAccounts, httpapi.PageParams()...),
 		post("/api/v1/accounts", "createAccount", "identity", "Make an account", access.Admin, http.StatusCreated, api.AccountRequest{}, api.Account{}, s.createAccount),
 		get("/api/v1/accounts/{name}", "getAccount", "identity", "Show an account", access.Admin, api.Account{}, s.getAccount),
@@ -44,6 +46,14 @@ func (s *service) me(w http.ResponseWriter, _ *http.Request, c *httpapi.Call) er
 	return httpapi.Reply(w, http.StatusOK, api.Me{
 		Subject: p.Subject, Kind: p.Kind, Tenant: string(p.Tenant), Scopes: words(p.Scopes), TokenID: p.TokenID,
 	})
+}
+
+func (s *service) loginOptions(w http.ResponseWriter, _ *http.Request, _ *httpapi.Call) error {
+	out := api.LoginOptions{Providers: s.Login}
+	if out.Providers == nil {
+		out.Providers = []api.LoginProvider{}
+	}
+	return httpapi.Reply(w, http.StatusOK, out)
 }
 
 func (s *service) listTenants(w http.ResponseWriter, r *http.Request, c *httpapi.Call) error {
@@ -107,6 +117,9 @@ func (s *service) listAccounts(w http.ResponseWriter, r *http.Request, c *httpap
 // account reads what a request says of an account of the tenant.
 func account(c *httpapi.Call, q api.AccountRequest) (identity.Account, error) {
 	a := identity.Account{Tenant: c.Tenant, Name: q.Name, Kind: q.Kind, Roles: q.Roles, Disabled: q.Disabled}
+	if e := q.External; e != nil {
+		a.External = &identity.External{Issuer: e.Issuer, Subject: e.Subject}
+	}
 	var err error
 	a.Scopes, err = scopes(q.Scopes)
 	return a, err

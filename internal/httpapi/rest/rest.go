@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"slices"
 
+	"orrery.example/orrery/api"
 	"orrery.example/orrery/internal/access"
 	"orrery.example/orrery/internal/attest"
 	"orrery.example/orrery/internal/control"
@@ -39,6 +40,7 @@ type Deps struct {
 	Store    store.Store
 	Blobs    Blobs
 	Identity *identity.Service
+	Login    []api.LoginProvider                                           // where people can log in
 	Space    func(ctx context.Context, tenant work.Tenant) (*Space, error) // fault.NotFound for a tenant that does not exist
 	Now      func() work.Time
 }
