@@ -12,10 +12,13 @@ import (
 	"time"
 
 	"orrery.example/orrery/internal/attest"
+	"orrery.example/orrery/internal/engine"
 	"orrery.example/orrery/internal/fault"
+	"orrery.example/orrery/internal/keyring"
 	"orrery.example/orrery/internal/sandbox"
 	"orrery.example/orrery/internal/sandbox/linux"
 	"orrery.example/orrery/internal/sandbox/workspace"
+	"orrery.example/orrery/internal/store"
 	"orrery.example/orrery/internal/store/kernel"
 	"orrery.example/orrery/internal/warrant"
 	"orrery.example/orrery/internal/work"
@@ -28,7 +31,11 @@ const defaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bi
 // Start lets the folder work in the background until ctx ends: a worker, the timers, the inbox, the seals. The returned
 // function waits until everything under way has ended.
 func (f *Folder) Start(ctx context.Context) (wait func() error, err error) {
-	w, err := f.worker(ctx, f.Tenant, filepath.Join(f.Dir, "work"))
+	guard, err := f.newGuard(f.Keys)
+	if err != nil {
+		return nil, err
+	}
+	w, err := f.worker(ctx, f.Tenant, filepath.Join(f.Dir, "work"), guard.Check)
 	if err != nil {
 		return nil, err
 	}
@@ -41,8 +48,18 @@ func (f *Folder) Start(ctx context.Context) (wait func() error, err error) {
 	return func() error { group.Wait(); return failed }, nil
 }
 
-// worker makes the worker of this process for a tenant, with an empty folder for its workspaces.
-func (f *Folder) worker(ctx context.Context, tenant work.Tenant, spaces string) (*worker.Worker, error) {
+// newGuard lets a worker here run what somebody has asked for whom the keyring trusts.
+func (f *Folder) newGuard(keys *keyring.Folder) (*warrant.Guard, error) {
+	return warrant.New(warrant.Config{
+		Request: func(ctx context.Context, t work.Tenant, run work.RunID) ([]byte, error) {
+			return f.Store.Document(ctx, t, run, kernel.DocumentRequest)
+		},
+		Trust: keys.Trust, Now: Now,
+	})
+}
+
+// worker makes the worker of this process for a tenant, or for all, with an empty folder for its workspaces.
+func (f *Folder) worker(ctx context.Context, tenant work.Tenant, spaces string, admit func(context.Context, *store.Grant, *engine.Graph) error) (*worker.Worker, error) {
 	driver, err := f.Driver()
 	if err != nil {
 		return nil, err
@@ -66,19 +83,10 @@ func (f *Folder) worker(ctx context.Context, tenant work.Tenant, spaces string) 
 	if secret == nil {
 		secret = resolveSecret
 	}
-	guard, err := warrant.New(warrant.Config{
-		Request: func(ctx context.Context, t work.Tenant, run work.RunID) ([]byte, error) {
-			return f.Store.Document(ctx, t, run, kernel.DocumentRequest)
-		},
-		Trust: f.Keys.Trust, Now: Now,
-	})
-	if err != nil {
-		return nil, err
-	}
 	return worker.New(worker.Config{
 		Name: host + "/local", Tenant: tenant, Slots: slots, Dir: spaces, Local: !f.Shared(), Sandbox: driver, Tier: int(sandbox.T3),
 		Inside: insideOf(ctx, driver), Secret: secret, Path: path, Wake: f.Store.Watch(ctx), Now: Now, Log: f.Log,
-		Admit: guard.Check,
+		Admit: admit,
 	}, f.Store, f.Blobs), nil
 }
 
@@ -156,7 +164,7 @@ const maxSecret = 64 << 10
 
 // resolveSecret finds the value of a secret where its reference says: env:NAME or file:/path. The value goes to the step and to the
 // redactor and nowhere else.
-func resolveSecret(ref string) ([]byte, error) {
+func resolveSecret(_ work.Tenant, ref string) ([]byte, error) {
 	kind, where, _ := strings.Cut(ref, ":")
 	switch kind {
 	case "env":

@@ -29,10 +29,10 @@ type Options struct {
 	ReadOnly         bool   // only look; works while another process holds the folder
 	Slots            int    // steps at once; 0 means twice the processors
 	AllowUnsandboxed bool
-	ReadPaths        []string                         // host paths that every step may read
-	StepPath         string                           // PATH of steps; empty means the system's folders
-	Withhold         []string                         // sandbox layers to do without, to see what is refused
-	Secret           func(ref string) ([]byte, error) // resolves references to secrets for the worker here; nil lets a step have what this user has
+	ReadPaths        []string                                             // host paths that every step may read
+	StepPath         string                                               // PATH of steps; empty means the system's folders
+	Withhold         []string                                             // sandbox layers to do without, to see what is refused
+	Secret           func(tenant work.Tenant, ref string) ([]byte, error) // resolves references to secrets for the worker here; nil lets a step have what this user has
 	Log              *slog.Logger
 }
 

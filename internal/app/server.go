@@ -16,6 +16,7 @@ import (
 
 	"orrery.example/orrery/internal/authority"
 	"orrery.example/orrery/internal/control"
+	"orrery.example/orrery/internal/engine"
 	"orrery.example/orrery/internal/fault"
 	"orrery.example/orrery/internal/httpapi"
 	"orrery.example/orrery/internal/httpapi/rest"
@@ -23,6 +24,8 @@ import (
 	"orrery.example/orrery/internal/identity"
 	"orrery.example/orrery/internal/keyring"
 	"orrery.example/orrery/internal/oidc"
+	"orrery.example/orrery/internal/store"
+	"orrery.example/orrery/internal/warrant"
 	"orrery.example/orrery/internal/work"
 )
 
@@ -58,6 +61,7 @@ type Server struct {
 
 	mu     sync.Mutex
 	spaces map[work.Tenant]*rest.Space
+	guards map[work.Tenant]*warrant.Guard
 	life   context.Context // of background work, nil before Serve
 	group  sync.WaitGroup
 }
@@ -78,6 +82,7 @@ func OpenServer(ctx context.Context, o ServerOptions) (*Server, error) {
 	s := &Server{
 		Folder: f, opts: o, Identity: &identity.Service{Records: f.Store, Now: Now},
 		spaces: map[work.Tenant]*rest.Space{f.Tenant: {Keys: f.Keys, Control: f.Control, Attest: f.Attest}},
+		guards: map[work.Tenant]*warrant.Guard{},
 	}
 	if err := s.prepare(ctx); err != nil {
 		return nil, errors.Join(err, f.Close())
@@ -274,6 +279,11 @@ func (s *Server) work(ctx context.Context) error {
 	s.group.Go(func() { s.timers(ctx) })
 	s.group.Go(func() { s.inbox(ctx) })
 	s.group.Go(func() { s.prune(ctx) })
+	if s.opts.Work {
+		if err := s.steps(ctx); err != nil {
+			return err
+		}
+	}
 	for after := ""; ; {
 		const page = 100
 		tenants, err := s.Identity.Tenants(ctx, after, page)
@@ -296,48 +306,65 @@ func (s *Server) work(ctx context.Context) error {
 func (s *Server) serveTenant(tenant work.Tenant, sp *rest.Space) error {
 	ctx := s.life
 	s.group.Go(func() { seals(ctx, sp.Attest, s.Store.Watch(ctx), tenant, s.Log) })
-	if !s.opts.Work {
-		return nil
-	}
-	if _, err := s.Driver(); err != nil { // probed once for all
-		return err
-	}
+	return nil
+}
+
+// steps runs steps here: one worker takes those of every tenant, in fair shares.
+func (s *Server) steps(ctx context.Context) error {
 	mine := *s.Folder
-	mine.Keys, mine.Secret = sp.Keys, s.secrets(tenant)
-	w, err := mine.worker(ctx, tenant, filepath.Join(s.Dir, "work", string(tenant)))
+	mine.Secret = s.secret
+	w, err := mine.worker(ctx, store.Installation, filepath.Join(s.Dir, "work"), s.guard)
 	if err != nil {
 		return err
 	}
 	s.group.Go(func() {
 		if err := w.Run(ctx); err != nil {
-			s.Log.Error("worker", "tenant", tenant, "error", err)
+			s.Log.Error("worker", "error", err)
 		}
 	})
 	return nil
 }
 
-// secrets lets steps of a tenant have what the operator has set aside for that, and nothing else of this machine: whoever may submit a run
+// guard checks a lease against the trust root of its tenant.
+func (s *Server) guard(ctx context.Context, lease *store.Grant, plan *engine.Graph) error {
+	sp, err := s.space(ctx, lease.Tenant)
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	g := s.guards[lease.Tenant]
+	if g == nil {
+		if g, err = s.newGuard(sp.Keys); err == nil {
+			s.guards[lease.Tenant] = g
+		}
+	}
+	s.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	return g.Check(ctx, lease, plan)
+}
+
+// secret lets steps of a tenant have what the operator has set aside for that, and nothing else of this machine: whoever may submit a run
 // must not read the files and variables of the server.
-func (s *Server) secrets(tenant work.Tenant) func(ref string) ([]byte, error) {
-	return func(ref string) ([]byte, error) {
-		kind, where, _ := strings.Cut(ref, ":")
-		switch kind {
-		case "env":
-			for _, name := range s.opts.SecretEnv {
-				if name == where {
-					return resolveSecret(ref)
-				}
-			}
-		case "file":
-			own := filepath.Join(s.opts.SecretDir, string(tenant)) + string(filepath.Separator)
-			real, err := filepath.EvalSymlinks(where)
-			if s.opts.SecretDir != "" && err == nil && strings.HasPrefix(real, own) {
-				return resolveSecret(ref)
+func (s *Server) secret(tenant work.Tenant, ref string) ([]byte, error) {
+	kind, where, _ := strings.Cut(ref, ":")
+	switch kind {
+	case "env":
+		for _, name := range s.opts.SecretEnv {
+			if name == where {
+				return resolveSecret(tenant, ref)
 			}
 		}
-		return nil, fault.New(fault.Denied, "the secret %s is not set aside for steps on this server", ref).
-			WithHint("name it with --secret-env, or put it below --secret-dir/%s", tenant)
+	case "file":
+		own := filepath.Join(s.opts.SecretDir, string(tenant)) + string(filepath.Separator)
+		real, err := filepath.EvalSymlinks(where)
+		if s.opts.SecretDir != "" && err == nil && strings.HasPrefix(real, own) {
+			return resolveSecret(tenant, ref)
+		}
 	}
+	return nil, fault.New(fault.Denied, "the secret %s is not set aside for steps on this server", ref).
+		WithHint("name it with --secret-env, or put it below --secret-dir/%s", tenant)
 }
 
 // prune forgets records that have expired.

@@ -143,7 +143,7 @@ func (m *machine) text(id work.StepID, source string) (string, error) {
 // queue puts a run step before the workers, or holds it until the run has a slot.
 func (m *machine) queue(row *work.Step, spec *work.PlanStep) {
 	run := m.v.Run()
-	entry := &work.QueueEntry{Priority: spec.Run.Priority, At: m.now, Runner: spec.Run.Runner}
+	entry := &work.QueueEntry{Priority: spec.Run.Priority, At: m.now, Runner: spec.Run.Runner, Queue: work.QueueName(run.Project, spec.Run.Queue)}
 	if c := spec.Run.Concurrency; c != nil {
 		key, err := m.text(row.ID, c.Key)
 		if err != nil {

@@ -5,16 +5,13 @@ import (
 	"orrery.example/orrery/internal/work"
 )
 
-// Submit opens the history of a run whose row has been created with its identity, and starts it unless another run
-// holds its concurrency key (busy).
+// Submit opens the history of a run whose row has been created with its identity, and starts it unless its time has not come or
+// another run holds its concurrency key (busy).
 func Submit(g *Graph, v View, now work.Time, data work.SubmittedData, busy bool) {
 	run := v.Run()
 	m := begin(g, v, now)
 	run.State, run.Phase = work.Queued, work.PhaseAdmission
 	run.Created = m.now
-	if g.Plan.TimeoutMs > 0 {
-		run.Due = m.now + work.Time(g.Plan.TimeoutMs*1000)
-	}
 	v.Emit(work.RunSubmitted, "", 0, data)
 	for _, c := range data.Carried {
 		row := m.row(c.Step)
@@ -22,23 +19,64 @@ func Submit(g *Graph, v View, now work.Time, data work.SubmittedData, busy bool)
 		row.Outputs, row.Artifacts = c.Outputs, c.Artifacts
 		v.Save(row)
 	}
-	if busy {
-		run.Reason = work.Reason{Code: work.WaitsForConcurrency, Subject: run.ConcurrencyKey}
+	if run.NotBefore > m.now {
+		run.Phase, run.Due = work.PhaseDelayed, run.NotBefore
+		run.Reason = work.Reason{Code: work.WaitsForTime, Until: run.NotBefore}
 		v.Emit(work.RunQueued, "", 0, work.ReasonData{Reason: run.Reason})
+		return
+	}
+	m.limit()
+	if busy {
+		m.waitForKey()
 		return
 	}
 	m.startRun()
 	m.settle()
 }
 
-// Admit starts a run that waited for its concurrency key. It does nothing to a run that waits no more.
+// limit sets when the run is out of time: its limit counts from when it could have started.
+func (m *machine) limit() {
+	run := m.v.Run()
+	if run.Due = 0; m.g.Plan.TimeoutMs > 0 {
+		run.Due = m.now + work.Time(m.g.Plan.TimeoutMs*1000)
+	}
+}
+
+func (m *machine) waitForKey() {
+	run := m.v.Run()
+	run.Phase = work.PhaseAdmission
+	run.Reason = work.Reason{Code: work.WaitsForConcurrency, Subject: run.ConcurrencyKey}
+	m.v.Emit(work.RunQueued, "", 0, work.ReasonData{Reason: run.Reason})
+}
+
+// Begin starts a run whose time has come, unless another run holds its concurrency key (busy). It does nothing to a run that is not
+// delayed, or before its time.
+func Begin(g *Graph, v View, now work.Time, busy bool) {
+	run := v.Run()
+	if run.Phase != work.PhaseDelayed || now < run.NotBefore {
+		return
+	}
+	if !busy {
+		Admit(g, v, now)
+		return
+	}
+	m := begin(g, v, now)
+	v.Emit(work.RunDue, "", 0, nil)
+	m.limit()
+	m.waitForKey()
+}
+
+// Admit starts a run that waited for its concurrency key or its time. It does nothing to a run that waits no more, or before its time.
 func Admit(g *Graph, v View, now work.Time) {
 	run := v.Run()
-	if run.Phase != work.PhaseAdmission {
+	if run.Phase != work.PhaseAdmission && (run.Phase != work.PhaseDelayed || now < run.NotBefore) {
 		return
 	}
 	m := begin(g, v, now)
 	v.Emit(work.RunAdmitted, "", 0, nil)
+	if run.Phase == work.PhaseDelayed {
+		m.limit()
+	}
 	m.startRun()
 	m.settle()
 }
@@ -77,7 +115,7 @@ func (m *machine) advancePhase() bool {
 	run := m.v.Run()
 	switch run.Phase {
 	case work.PhaseMain, work.PhaseFinally:
-	case work.PhaseAdmission:
+	case work.PhaseAdmission, work.PhaseDelayed:
 		if run.Stopping {
 			m.endRun()
 		}
@@ -154,10 +192,15 @@ func Cancel(g *Graph, v View, now work.Time, actor work.Actor) error {
 	return nil
 }
 
-// Due ends a run whose time limit has passed. It does nothing to a run that has none or has ended.
+// Due ends a run whose time limit has passed, and lets one whose time has come wait for its concurrency key. It does nothing to a run
+// that has neither or has ended.
 func Due(g *Graph, v View, now work.Time) {
 	run := v.Run()
 	if run.State.Terminal() || run.Due == 0 || now < run.Due {
+		return
+	}
+	if run.Phase == work.PhaseDelayed {
+		Begin(g, v, now, true)
 		return
 	}
 	m := begin(g, v, now)

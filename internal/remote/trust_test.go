@@ -170,7 +170,9 @@ func (r *rig) trusting(at string, trust keyring.Trust, rules []warrant.Rule) {
 			r.t.Fatal(err)
 		}
 		config.Admit = guard.Check
-		config.Secret = func(ref string) ([]byte, error) { return []byte(os.Getenv(strings.TrimPrefix(ref, "env:"))), nil }
+		config.Secret = func(_ work.Tenant, ref string) ([]byte, error) {
+			return []byte(os.Getenv(strings.TrimPrefix(ref, "env:"))), nil
+		}
 	})
 }
 

@@ -183,7 +183,7 @@ func (a *auditor) wholeRun() {
 		if a.active == 0 || run.State != work.Running {
 			a.report("the run is %s in phase %s with %d open steps: nothing moves it on", run.State, run.Phase, a.active)
 		}
-	case work.PhaseAdmission:
+	case work.PhaseAdmission, work.PhaseDelayed:
 		if a.active != 0 || run.State != work.Queued {
 			a.report("the run is %s and has %d open steps before it was admitted", run.State, a.active)
 		}

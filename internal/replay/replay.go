@@ -82,6 +82,7 @@ func identity(e *work.Event, d *work.SubmittedData) work.Run {
 		Tenant: e.Tenant, ID: e.Run, Name: d.Name, PlanHash: d.PlanHash, Pack: d.Pack, Submitter: d.Submitter,
 		SubmitterKey: d.SubmitterKey, Note: d.Note, RunToken: d.RunToken, RetryOf: d.RetryOf, TraceParent: d.TraceParent,
 		TraceState: d.TraceState, Baggage: d.Baggage, Labels: d.Labels, ConcurrencyKey: d.Concurrency,
+		Project: d.Project, NotBefore: d.NotBefore,
 	}
 }
 

@@ -220,11 +220,11 @@ func (t oldRuns) ActiveRuns(tenant work.Tenant, key string) (int, error) {
 // anyTenant looks for work in the wrong place when there is none at home.
 type anyTenant struct{ kernel.Tx }
 
-func (t anyTenant) Ready(tenant work.Tenant, runners []string, after *kernel.ReadyStep, limit int) ([]kernel.ReadyStep, error) {
-	ready, err := t.Tx.Ready(tenant, runners, after, limit)
+func (t anyTenant) Ready(tenant work.Tenant, runners, except []string, after *kernel.ReadyStep, limit int) ([]kernel.ReadyStep, error) {
+	ready, err := t.Tx.Ready(tenant, runners, except, after, limit)
 	if err == nil && len(ready) == 0 && after == nil {
 		for _, other := range []work.Tenant{"tenant0", "tenant1"} {
-			if ready, err = t.Tx.Ready(other, runners, nil, limit); err != nil || len(ready) > 0 {
+			if ready, err = t.Tx.Ready(other, runners, nil, nil, limit); err != nil || len(ready) > 0 {
 				return ready, err
 			}
 		}

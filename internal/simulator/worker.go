@@ -285,7 +285,7 @@ func (wk *worker) begin(g *store.Grant) {
 func (wk *worker) ack(a *attempt) {
 	wk.call(func(s store.Store) any {
 		return fault.CodeOf(s.Ack(context.Background(), []store.AckCommand{{
-			Tenant: wk.tenant, Run: a.grant.Run, Step: a.grant.Step, Token: a.grant.Token,
+			Session: a.grant.Session, Tenant: wk.tenant, Run: a.grant.Run, Step: a.grant.Step, Token: a.grant.Token,
 		}})[0])
 	}, func(reply any) {
 		if reply == fault.Stale {
@@ -312,7 +312,7 @@ func (wk *worker) say(a *attempt, batches int) {
 	send = func() {
 		wk.call(func(s store.Store) any {
 			err := s.AppendLines(context.Background(), []store.LinesCommand{{
-				Tenant: wk.tenant, Run: a.grant.Run, Step: a.grant.Step, Token: a.grant.Token, From: from, Lines: lines,
+				Session: a.grant.Session, Tenant: wk.tenant, Run: a.grant.Run, Step: a.grant.Step, Token: a.grant.Token, From: from, Lines: lines,
 			}})[0]
 			if err == nil { // from here on they must be kept, whether the reply arrives or not
 				wk.w.checker.books.linesAcked(&a.grant, int(from)+n-1)

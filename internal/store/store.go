@@ -25,6 +25,7 @@ type Store interface {
 	Feed
 	Log
 	Records
+	Flows
 	Close() error
 }
 
@@ -134,7 +135,9 @@ type Log interface {
 
 // Submission creates one run. Canonical is the plan's canonical JSON; the store checks that it hashes to Run.PlanHash.
 type Submission struct {
-	Run       work.Run // identity only: Tenant, ID, Name, PlanHash, Pack, Submitter, SubmitterKey, Note, RunToken, RetryOf, TraceParent, Labels, ConcurrencyKey
+	// Run has its identity only: Tenant, ID, Name, PlanHash, Pack, Submitter, SubmitterKey, Note, RunToken, RetryOf, TraceParent,
+	// Labels, ConcurrencyKey, Project, NotBefore.
+	Run       work.Run
 	Canonical []byte
 	Data      work.SubmittedData
 	Request   []byte // the signed submission, may be nil
@@ -166,7 +169,7 @@ type ControlCommand struct {
 type Session struct {
 	ID      string      `json:"id"`
 	Worker  string      `json:"worker"`
-	Tenant  work.Tenant `json:"tenant"` // whose work it takes
+	Tenant  work.Tenant `json:"tenant"` // whose work it takes; Installation for that of every tenant, in fair shares
 	Expires work.Time   `json:"expires"`
 	Local   bool        `json:"local"` // runs inside the process that has the store to itself
 }
@@ -174,7 +177,7 @@ type Session struct {
 // ExchangeRequest ends attempts and asks for up to Max new ones that the worker can run. Max 0 asks for none.
 type ExchangeRequest struct {
 	Session string
-	Tenant  work.Tenant
+	Tenant  work.Tenant // that of the session
 	Reports []ReportCommand
 	Runners []string // runner kinds the worker offers
 	Labels  map[string]string
@@ -187,8 +190,9 @@ type ExchangeRequest struct {
 	Holding []AckCommand
 }
 
-// ReportCommand is the end of an attempt.
+// ReportCommand is the end of an attempt. Only the session that has the lease may report it.
 type ReportCommand struct {
+	Tenant work.Tenant // "" for that of the request
 	Run    work.RunID
 	Step   work.StepID
 	Report work.ReportedData
@@ -202,6 +206,7 @@ type ExchangeReply struct {
 
 // Grant is a lease with what its worker needs.
 type Grant struct {
+	Session    string // that it was granted to
 	Tenant     work.Tenant
 	Run        work.RunID
 	RunName    string
@@ -216,12 +221,13 @@ type Grant struct {
 	Bindings   *engine.Bindings
 }
 
-// AckCommand notes the begin of an attempt.
+// AckCommand notes the begin of an attempt, by the session that has the lease.
 type AckCommand struct {
-	Tenant work.Tenant
-	Run    work.RunID
-	Step   work.StepID
-	Token  work.Token
+	Session string
+	Tenant  work.Tenant
+	Run     work.RunID
+	Step    work.StepID
+	Token   work.Token
 }
 
 // Orders is what a worker is told with its heartbeat.
@@ -232,10 +238,11 @@ type Orders struct {
 
 // LinesCommand appends output of an attempt. Lines have no sequence number yet.
 type LinesCommand struct {
-	Tenant work.Tenant
-	Run    work.RunID
-	Step   work.StepID
-	Token  work.Token
+	Session string // that has the lease
+	Tenant  work.Tenant
+	Run     work.RunID
+	Step    work.StepID
+	Token   work.Token
 
 	// From is the number of the first line within its attempt, from 1. Lines that are there already are passed over, so that a
 	// command may be sent again; a gap is fault.Conflict. With 0 the lines are appended whatever is there.
@@ -248,6 +255,8 @@ type RunQuery struct {
 	States   []work.State
 	Pack     string
 	PlanHash work.Digest
+	Project  string
+	Labels   map[string]string // all of them
 	Since    work.Time
 	Before   work.Time // created before, for the next page
 	Open     bool      // only runs that have not ended, or whose end nobody has seen

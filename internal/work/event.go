@@ -28,7 +28,7 @@ const (
 	RunCancelAsked EventType = "run.cancel-asked" // Actor
 	RunPaused      EventType = "run.paused"       // Actor
 	RunResumed     EventType = "run.resumed"      // Actor
-	RunDue         EventType = "run.due"          // none: the run's time limit passed
+	RunDue         EventType = "run.due"          // none: the run's time limit passed, or while it is delayed, its time has come and its key is taken
 	StepClaimed    EventType = "step.claimed"     // ClaimedData
 	StepUnbound    EventType = "step.unbound"     // none: a worker asked for it, but its values cannot be evaluated
 	StepAcked      EventType = "step.acked"       // AckedData
@@ -75,6 +75,8 @@ type SubmittedData struct {
 	Carried      []Carried         `json:"carried,omitempty"`
 	Concurrency  string            `json:"concurrency,omitempty"` // evaluated key of the run
 	Incarnation  int64             `json:"incarnation"`
+	Project      string            `json:"project,omitempty"`
+	NotBefore    Time              `json:"notBefore,omitzero"`
 }
 
 // Carried is a result taken over from an earlier run of which this one is a retry.

@@ -113,6 +113,7 @@ type RunSpec struct {
 	Concurrency *Concurrency      `json:"concurrency,omitempty"`
 	Priority    int               `json:"priority,omitempty"` // higher goes first
 	Labels      map[string]string `json:"labels,omitempty"`   // what a worker must offer
+	Queue       string            `json:"queue,omitempty"`    // where it waits for a worker; "" for the default queue
 }
 
 // ArtifactUse places an output of an earlier step into the workspace. From a map step it places one entry per item.

@@ -19,6 +19,8 @@ type Run struct {
 	TraceState   string            `json:"traceState,omitempty"`   // what tracing systems add to it
 	Baggage      string            `json:"baggage,omitempty"`      // W3C baggage, handed on to every step
 	Labels       map[string]string `json:"labels,omitempty"`
+	Project      string            `json:"project,omitempty"`  // within the tenant; "" for none
+	NotBefore    Time              `json:"notBefore,omitzero"` // it starts no sooner
 
 	State    State  `json:"state"`
 	Reason   Reason `json:"reason"`
@@ -44,7 +46,7 @@ type Run struct {
 	Started Time `json:"started,omitzero"`
 	Ended   Time `json:"ended,omitzero"`
 	Updated Time `json:"updated"`      // never earlier than the last event
-	Due     Time `json:"due,omitzero"` // when the run times out
+	Due     Time `json:"due,omitzero"` // when the run times out, or while it is delayed, when it starts
 
 	Outputs      json.RawMessage `json:"outputs,omitempty"`
 	Acknowledged bool            `json:"acknowledged,omitempty"` // its submitter has seen the end
@@ -62,6 +64,7 @@ type Phase string
 
 // The phases.
 const (
+	PhaseDelayed   Phase = "delayed"   // waits for its time
 	PhaseAdmission Phase = "admission" // waits for the run's concurrency key
 	PhaseMain      Phase = "main"
 	PhaseFinally   Phase = "finally"
@@ -124,6 +127,25 @@ type QueueEntry struct {
 	Runner      string `json:"runner"`
 	Concurrency string `json:"concurrency,omitempty"` // evaluated key
 	Max         int    `json:"max,omitempty"`
+	Queue       string `json:"queue,omitempty"` // "" for the default queue of no project; see QueueName
+}
+
+// DefaultQueue is what the queue of a step that names none is called.
+const DefaultQueue = "default"
+
+// QueueName is the full name of a queue: a project has queues of its own, which nobody outside of it shares. The default queue of no
+// project is "" in rows and DefaultQueue for people.
+func QueueName(project, queue string) string {
+	if queue == "" {
+		queue = DefaultQueue
+	}
+	if project != "" {
+		return project + "/" + queue
+	}
+	if queue == DefaultQueue {
+		return ""
+	}
+	return queue
 }
 
 // Lease is a worker's right to run one attempt. It is held until its session ends, the deadline passes and somebody
@@ -135,6 +157,7 @@ type Lease struct {
 	Acked       Time   `json:"acked,omitzero"`
 	Deadline    Time   `json:"deadline"` // of the attempt: time limit and grace
 	Concurrency string `json:"concurrency,omitempty"`
+	Queue       string `json:"queue,omitempty"`  // where it was claimed from
 	Cancel      bool   `json:"cancel,omitempty"` // the worker is told with its next heartbeat
 	Incarnation int64  `json:"incarnation"`      // under which it was granted; after a restore it is no longer the store's
 	Lines       int64  `json:"lines,omitempty"`  // of output, as far as the worker numbers them

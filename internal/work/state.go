@@ -96,7 +96,10 @@ const (
 	WaitsForConcurrency ReasonCode = "WAITS_FOR_CONCURRENCY" // a concurrency key is full
 	WaitsForApproval    ReasonCode = "WAITS_FOR_APPROVAL"
 	WaitsForRetry       ReasonCode = "WAITS_FOR_RETRY"
-	WaitsForResume      ReasonCode = "WAITS_FOR_RESUME" // paused by a person
+	WaitsForResume      ReasonCode = "WAITS_FOR_RESUME" // paused by a person: the run, or its pack, queue or tenant
+	WaitsForTime        ReasonCode = "WAITS_FOR_TIME"   // not before a time
+	WaitsForQueue       ReasonCode = "WAITS_FOR_QUEUE"  // as many steps of the queue run as may
+	WaitsForTenant      ReasonCode = "WAITS_FOR_TENANT" // as many steps of the tenant run as may
 )
 
 // Causes of an end.

@@ -188,7 +188,7 @@ func (a *attempt) endLines() {
 
 func (a *attempt) ack(ctx context.Context) {
 	errs := a.w.source.Ack(context.WithoutCancel(ctx), []store.AckCommand{{
-		Tenant: a.grant.Tenant, Run: a.grant.Run, Step: a.grant.Step, Token: a.grant.Token,
+		Session: a.grant.Session, Tenant: a.grant.Tenant, Run: a.grant.Run, Step: a.grant.Step, Token: a.grant.Token,
 	}})
 	if fault.CodeOf(errs[0]) == fault.Stale {
 		a.w.cancel(keyOf(a.grant), errLost)

@@ -156,7 +156,7 @@ func (l *lines) send() bool {
 		return true
 	}
 	err := l.w.source.AppendLines(context.Background(), []store.LinesCommand{{
-		Tenant: l.grant.Tenant, Run: l.grant.Run, Step: l.grant.Step, Token: l.grant.Token, From: l.stored + 1, Lines: batch,
+		Session: l.grant.Session, Tenant: l.grant.Tenant, Run: l.grant.Run, Step: l.grant.Step, Token: l.grant.Token, From: l.stored + 1, Lines: batch,
 	}})[0]
 	switch fault.CodeOf(err) {
 	case "":

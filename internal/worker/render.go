@@ -124,7 +124,7 @@ func (a *attempt) unlock() error {
 		if a.w.Secret == nil {
 			return fault.New(fault.Denied, "this worker resolves no secrets, and the step needs %s", env)
 		}
-		value, err := a.w.Secret(ref)
+		value, err := a.w.Secret(a.grant.Tenant, ref)
 		if err != nil {
 			return err
 		}

@@ -49,7 +49,7 @@ func newRig(t *testing.T) *rig {
 	r.config = worker.Config{
 		Name: "test", Tenant: work.LocalTenant, Slots: 4, Dir: t.TempDir(), Local: true, Tier: 2, Path: "/usr/local/bin:/usr/bin:/bin",
 		Inside: func(string) string { return linux.WorkPath }, Now: r.now, Log: slog.New(slog.DiscardHandler),
-		Secret: func(ref string) ([]byte, error) { return []byte(canary), nil },
+		Secret: func(_ work.Tenant, ref string) ([]byte, error) { return []byte(canary), nil },
 	}
 	if err := os.Chmod(r.config.Dir, 0o711); err != nil {
 		t.Fatal(err)

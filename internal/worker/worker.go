@@ -43,16 +43,16 @@ type Blobs interface {
 // Config is what a worker needs.
 type Config struct {
 	Name    string      // for people and evidence
-	Tenant  work.Tenant // whose work it takes
+	Tenant  work.Tenant // whose work it takes; store.Installation for that of every tenant
 	Slots   int         // steps at once
 	Dir     string      // an empty folder for workspaces; each is removed after its attempt
 	Local   bool        // the source's store belongs to this process alone
 	Sandbox sandbox.Driver
 	Labels  map[string]string
-	Tier    int                              // what to tell the scheduler; a step that asks for more is still refused here
-	Inside  func(dir string) string          // where a step sees its workspace
-	Secret  func(ref string) ([]byte, error) // resolves a secret's reference; nil refuses all
-	Path    string                           // PATH of steps
+	Tier    int                                                  // what to tell the scheduler; a step that asks for more is still refused here
+	Inside  func(dir string) string                              // where a step sees its workspace
+	Secret  func(tenant work.Tenant, ref string) ([]byte, error) // resolves a secret's reference; nil refuses all
+	Path    string                                               // PATH of steps
 
 	// Admit says whether a step may run here, before anything is made for it; see package warrant. Nil trusts the source.
 	Admit func(ctx context.Context, lease *store.Grant, plan *engine.Graph) error
@@ -96,12 +96,13 @@ type Worker struct {
 
 // leaseKey names a lease, not only its step: an attempt that lost its lease may still be ending when the next one begins.
 type leaseKey struct {
-	run   work.RunID
-	step  work.StepID
-	token work.Token
+	tenant work.Tenant
+	run    work.RunID
+	step   work.StepID
+	token  work.Token
 }
 
-func keyOf(g *store.Grant) leaseKey { return leaseKey{g.Run, g.Step, g.Token} }
+func keyOf(g *store.Grant) leaseKey { return leaseKey{g.Tenant, g.Run, g.Step, g.Token} }
 
 type finished struct {
 	key    leaseKey
@@ -199,7 +200,7 @@ func (w *Worker) heartbeat(ctx context.Context) {
 		return
 	}
 	for _, c := range orders.Cancel {
-		w.cancel(leaseKey{c.Run, c.Step, c.Token}, errCancelled)
+		w.cancel(leaseKey{c.Tenant, c.Run, c.Step, c.Token}, errCancelled)
 	}
 }
 
@@ -222,7 +223,7 @@ func (w *Worker) holding() []store.AckCommand {
 	defer w.mu.Unlock()
 	var out []store.AckCommand
 	for key := range w.running {
-		out = append(out, store.AckCommand{Tenant: w.Tenant, Run: key.run, Step: key.step, Token: key.token})
+		out = append(out, store.AckCommand{Session: w.session, Tenant: key.tenant, Run: key.run, Step: key.step, Token: key.token})
 	}
 	return out
 }
@@ -326,7 +327,7 @@ func (l *loop) start(ctx context.Context, g *store.Grant) {
 	w := l.w
 	a := &attempt{w: w, grant: g}
 	if spec := a.inline(ctx); spec {
-		l.reports, l.ended = append(l.reports, store.ReportCommand{Run: g.Run, Step: g.Step, Report: a.report}), true
+		l.reports, l.ended = append(l.reports, store.ReportCommand{Tenant: g.Tenant, Run: g.Run, Step: g.Step, Report: a.report}), true
 		return
 	}
 	key := keyOf(g)
@@ -338,6 +339,6 @@ func (l *loop) start(ctx context.Context, g *store.Grant) {
 	go func() {
 		defer stop(nil)
 		a.execute(ctx)
-		w.done <- finished{key, store.ReportCommand{Run: g.Run, Step: g.Step, Report: a.report}}
+		w.done <- finished{key, store.ReportCommand{Tenant: g.Tenant, Run: g.Run, Step: g.Step, Report: a.report}}
 	}()
 }

@@ -138,14 +138,18 @@ func (s *service) ack(w http.ResponseWriter, r *http.Request, c *httpapi.Call) e
 	if err := read(r, &in); err != nil {
 		return err
 	}
-	t, _, err := caller(c, in.Session)
+	t, id, err := caller(c, in.Session)
 	if err != nil {
 		return err
 	}
 	if len(in.Leases) > maxBatch {
 		return fault.New(fault.Invalid, "a request has at most %d entries", maxBatch)
 	}
-	return s.answer(w, s.Store.Ack(r.Context(), wire.FromLeases(t, in.Leases)))
+	leases := wire.FromLeases(t, in.Leases)
+	for i := range leases {
+		leases[i].Session = id
+	}
+	return s.answer(w, s.Store.Ack(r.Context(), leases))
 }
 
 func (s *service) logs(w http.ResponseWriter, r *http.Request, c *httpapi.Call) error {
@@ -153,17 +157,17 @@ func (s *service) logs(w http.ResponseWriter, r *http.Request, c *httpapi.Call) 
 	if err := read(r, &in); err != nil {
 		return err
 	}
-	t, _, err := caller(c, in.Session)
+	t, id, err := caller(c, in.Session)
 	if err != nil {
 		return err
 	}
 	if len(in.Batches) > maxBatch {
 		return fault.New(fault.Invalid, "a request has at most %d entries", maxBatch)
 	}
-	return s.answer(w, s.append(r.Context(), t, in.Batches))
+	return s.answer(w, s.append(r.Context(), t, id, in.Batches))
 }
 
-func (s *service) append(ctx context.Context, t work.Tenant, batches []api.WorkerOutput) []error {
+func (s *service) append(ctx context.Context, t work.Tenant, session string, batches []api.WorkerOutput) []error {
 	errs := make([]error, len(batches))
 	var cmds []store.LinesCommand
 	var at []int
@@ -173,6 +177,7 @@ func (s *service) append(ctx context.Context, t work.Tenant, batches []api.Worke
 			errs[i] = err
 			continue
 		}
+		cmd.Session = session
 		at, cmds = append(at, i), append(cmds, cmd)
 	}
 	if len(cmds) > 0 {

@@ -7,12 +7,14 @@ import (
 	"orrery.example/orrery/internal/canonical"
 	"orrery.example/orrery/internal/engine"
 	"orrery.example/orrery/internal/fault"
+	"orrery.example/orrery/internal/store"
 	"orrery.example/orrery/internal/work"
 )
 
 // cache keeps the rows of runs under way between the transactions of an exclusive driver. Only the writing goroutine uses it.
 type cache struct {
-	runs map[runKey]*hot
+	runs  map[runKey]*hot
+	flows map[work.Tenant]store.Flow
 }
 
 const (
@@ -20,7 +22,7 @@ const (
 	cachedSteps = 4_096 // of one run; beyond it rows that have ended are read again when they are needed
 )
 
-func newCache() *cache { return &cache{runs: map[runKey]*hot{}} }
+func newCache() *cache { return &cache{runs: map[runKey]*hot{}, flows: map[work.Tenant]store.Flow{}} }
 
 func (c *cache) get(key runKey) *hot { return c.runs[key] }
 
@@ -46,7 +48,10 @@ func (c *cache) put(key runKey, h *hot) {
 }
 
 // forget drops everything: after a failed commit memory may be ahead of the disk.
-func (c *cache) forget() { clear(c.runs) }
+func (c *cache) forget() {
+	clear(c.runs)
+	clear(c.flows)
+}
 
 // graphs keeps prepared plans, which never change.
 type graphs struct {

@@ -43,14 +43,14 @@ func (u *unit) queue(tenant work.Tenant, runners []string) (*queue, error) {
 
 // more looks further into a queue for as many steps as are wanted. A shared store is asked for no more than that at first: what is
 // looked at is kept from others until the commit.
-func (u *unit) more(q *queue, req *store.ExchangeRequest, wanted int) error {
+func (u *unit) more(q *queue, t *taker, wanted int) error {
 	limit := wanted + page
 	if u.lock != nil {
 		if limit = max(u.wants, wanted); q.after != nil {
 			limit += page
 		}
 	}
-	ready, err := u.tx.Ready(req.Tenant, req.Runners, q.after, limit)
+	ready, err := u.tx.Ready(t.tenant, t.req.Runners, t.f.closed(), q.after, limit)
 	if err != nil {
 		u.fail(err)
 		return err
@@ -107,8 +107,8 @@ func (u *unit) leases(key freedKey) (*int, error) {
 	return &n, nil
 }
 
-// claim grants up to Max leases in the order of the queue. Steps that wait for a concurrency key or for a label the worker lacks
-// are passed over and say so. Missed is what it could not look at, since others were changing the runs.
+// claim grants up to Max leases in the order of the queue. Steps that wait for a concurrency key, a limit or a label the worker lacks
+// are passed over. Missed is what it could not look at, since others were changing the runs.
 func (u *unit) claim(req *store.ExchangeRequest) (grants []store.Grant, missed []StepRef, err error) {
 	sessions, err := u.tx.Sessions(req.Session, 0)
 	if err != nil {
@@ -118,38 +118,97 @@ func (u *unit) claim(req *store.ExchangeRequest) (grants []store.Grant, missed [
 	if len(sessions) == 0 || sessions[0].Tenant != req.Tenant {
 		return nil, nil, fault.New(fault.NotFound, "session %s has ended", req.Session).WithHint("open a new session")
 	}
-	q, err := u.queue(req.Tenant, req.Runners)
-	if err != nil {
+	if req.Tenant == store.Installation {
+		return u.claimShared(req, sessions[0].Worker)
+	}
+	t, err := u.taker(req, req.Tenant, sessions[0].Worker)
+	if err != nil || t == nil {
 		return nil, nil, err
 	}
-	for at := 0; len(grants) < req.Max; {
-		if at == len(q.steps) {
-			if q.end {
-				break
-			}
-			if err := u.more(q, req, req.Max-len(grants)); err != nil {
-				return nil, nil, err
-			}
-			continue
-		}
-		g, done, err := u.grant(req, q, &q.steps[at], sessions[0].Worker)
+	defer t.close()
+	for len(grants) < req.Max {
+		g, err := t.next(req.Max - len(grants))
 		if err != nil {
 			return nil, nil, err
 		}
-		if g != nil {
-			grants = append(grants, *g)
+		if g == nil {
+			break
+		}
+		grants = append(grants, *g)
+	}
+	return grants, t.q.missed, nil
+}
+
+// taker takes leases for one request out of the queues of one tenant.
+type taker struct {
+	u      *unit
+	req    *store.ExchangeRequest
+	tenant work.Tenant
+	worker string
+	f      *flow
+	q      *queue
+	at     int // the next step of q that has not been tried
+	share  *share
+}
+
+// taker returns nil when the tenant or the worker is held back.
+func (u *unit) taker(req *store.ExchangeRequest, tenant work.Tenant, worker string) (*taker, error) {
+	f, err := u.flow(tenant)
+	if err != nil {
+		return nil, err
+	}
+	if f.Paused != nil || f.Worker(worker).Paused != nil {
+		return nil, nil
+	}
+	if f.Limited() {
+		if err := u.count(tenant, f); err != nil {
+			return nil, err
+		}
+	}
+	q, err := u.queue(tenant, req.Runners)
+	if err != nil {
+		return nil, err
+	}
+	return &taker{u: u, req: req, tenant: tenant, worker: worker, f: f, q: q}, nil
+}
+
+// next grants one lease, nil when there is none to be had. Wanted is how many may still be asked for.
+func (t *taker) next(wanted int) (*store.Grant, error) {
+	for !t.f.full() {
+		if t.at == len(t.q.steps) {
+			if t.q.end {
+				break
+			}
+			if err := t.u.more(t.q, t, wanted); err != nil {
+				return nil, err
+			}
+			continue
+		}
+		g, done, err := t.u.grant(t, &t.q.steps[t.at])
+		if err != nil {
+			return nil, err
 		}
 		if done {
-			q.steps[at].Run = "" // taken out below, all at once
+			t.q.steps[t.at].Run = "" // taken out at the end, all at once
 		}
-		at++
+		t.at++
+		if g != nil {
+			return g, nil
+		}
 	}
-	q.steps = slices.DeleteFunc(q.steps, func(r ReadyStep) bool { return r.Run == "" })
-	return grants, q.missed, nil
+	return nil, nil
+}
+
+func (t *taker) close() {
+	t.q.steps = slices.DeleteFunc(t.q.steps, func(r ReadyStep) bool { return r.Run == "" })
 }
 
 // grant gives a step to a worker, nil when it cannot have it. Done means that nobody else of the batch can have it either.
-func (u *unit) grant(req *store.ExchangeRequest, q *queue, r *ReadyStep, worker string) (g *store.Grant, done bool, err error) {
+func (u *unit) grant(t *taker, r *ReadyStep) (g *store.Grant, done bool, err error) {
+	if r.Run == "" || t.f.queueFull(r.Queue.Queue) {
+		return nil, r.Run == "", nil
+	}
+	req, q := t.req, t.q
 	h, err := u.open(r.Tenant, r.Run)
 	if err != nil {
 		return nil, false, err
@@ -157,6 +216,9 @@ func (u *unit) grant(req *store.ExchangeRequest, q *queue, r *ReadyStep, worker 
 	row := h.Step(r.Step)
 	if row == nil || row.Queue == nil || row.Held {
 		return nil, true, u.err // taken within this transaction
+	}
+	if t.f.Packs[h.run.Pack.Name].Paused != nil {
+		return nil, false, nil
 	}
 	spec := h.graph.Spec(r.Step)
 	if missing, ok := offers(req, spec.Run); !ok {
@@ -182,17 +244,18 @@ func (u *unit) grant(req *store.ExchangeRequest, q *queue, r *ReadyStep, worker 
 		*count++
 	}
 	incarnation, queued := u.s.driver.Incarnation(), row.Queue.At
-	bindings, err := engine.Claim(h.graph, h, u.now, r.Step, req.Session, worker, incarnation)
+	bindings, err := engine.Claim(h.graph, h, u.now, r.Step, req.Session, t.worker, incarnation)
 	if err != nil {
 		return nil, true, u.err // the step ended instead; its history says why
 	}
+	t.f.granted(r.Queue.Queue)
 	u.waited(queued)
 	trace := h.run.TraceParent
 	if u.s.trace != nil {
 		trace = u.s.trace(h.run, r.Step, row.Attempt)
 	}
 	return &store.Grant{
-		Tenant: r.Tenant, Run: r.Run, RunName: h.run.Name, PlanHash: h.run.PlanHash, Step: r.Step, Attempt: row.Attempt,
+		Session: req.Session, Tenant: r.Tenant, Run: r.Run, RunName: h.run.Name, PlanHash: h.run.PlanHash, Step: r.Step, Attempt: row.Attempt,
 		Token: work.Token{Incarnation: incarnation, Epoch: row.Epoch}, Deadline: row.Lease.Deadline,
 		Trace: trace, TraceState: h.run.TraceState, Baggage: h.run.Baggage, Bindings: bindings,
 	}, true, nil

@@ -61,6 +61,13 @@ type Locker interface {
 
 	// Fresh says that the store has nothing of a run, so that its rows need not be looked for.
 	Fresh(work.Tenant, work.RunID)
+
+	// Share returns a record that others may read at the same time and nobody may change until the commit.
+	Share(tenant work.Tenant, kind, id string) (*store.Record, error)
+
+	// LockLimits waits until nobody else counts the leases or runs of a tenant against its limits, and keeps others from it until the
+	// commit. What has been committed by then is seen by what is asked after it.
+	LockLimits(work.Tenant) error
 }
 
 // Needs is what is known of a batch before it runs.
@@ -69,6 +76,7 @@ type Needs struct {
 	New      []*work.Run   // that are about to be created
 	Sessions []string      // that must not end meanwhile
 	Audits   []work.Tenant // whose audit stream grows
+	Flows    []work.Tenant // whose Flow is gone by
 }
 
 // Reader finds rows in one snapshot. A row that does not exist is nil (or zero) and no error. Returned rows belong to the caller.
@@ -76,6 +84,7 @@ type Reader interface {
 	RunReader
 	StepReader
 	QueueReader
+	FlowReader
 	HistoryReader
 	DocumentReader
 	LogReader
@@ -136,9 +145,10 @@ type ReadyStep struct {
 
 // QueueReader finds what is to be done.
 type QueueReader interface {
-	// Ready returns steps of the tenant that are queued and not held, with one of the runners, in the order of the queue: priority
-	// descending, then arrival, run, step. It starts after the given position (nil for the start).
-	Ready(tenant work.Tenant, runners []string, after *ReadyStep, limit int) ([]ReadyStep, error)
+	// Ready returns steps of the tenant that are queued and not held, with one of the runners, from every queue but those of except, in
+	// one order: priority descending, then arrival, run, step. It starts after the given position (nil for the start). What it costs
+	// does not depend on how many steps stand in the queues of except, nor on how many wait for other runners.
+	Ready(tenant work.Tenant, runners, except []string, after *ReadyStep, limit int) ([]ReadyStep, error)
 
 	// LeasesByKey counts leases of the tenant with the concurrency key.
 	LeasesByKey(tenant work.Tenant, key string) (int, error)
@@ -163,6 +173,29 @@ type CensusReader interface {
 	// Census returns the counts of every tenant that has something to count, by name. A driver may answer from a snapshot that is
 	// some seconds old.
 	Census(now work.Time) ([]store.Census, error)
+}
+
+// LeaseCount is how many leases of a tenant are from a queue.
+type LeaseCount struct {
+	Tenant work.Tenant
+	Queue  string
+	N      int
+}
+
+// FlowReader counts what runs and waits.
+type FlowReader interface {
+	// ReadyTenants returns the tenants that have steps which are queued and not held, by name.
+	ReadyTenants() ([]work.Tenant, error)
+
+	// Leases counts live leases by tenant and queue, in that order; those of all tenants for "".
+	Leases(tenant work.Tenant) ([]LeaseCount, error)
+
+	// Depths counts what waits in each queue of a tenant, by the queue's name in rows, each up to limit, and says since when its first
+	// one does. Queues in which nothing waits are not in it, and leases are not counted.
+	Depths(tenant work.Tenant, limit int) ([]store.QueueDepth, error)
+
+	// LiveRuns counts runs of a tenant that have not ended, up to limit.
+	LiveRuns(tenant work.Tenant, limit int) (int, error)
 }
 
 // HistoryReader reads what was appended.

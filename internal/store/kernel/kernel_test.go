@@ -229,10 +229,13 @@ func TestFailedCommit(t *testing.T) {
 	f.submit(1, 1)
 	f.session("s")
 	grants := f.claim("s", 1)
+	if err := f.driver.Update(ctx, func(tx kernel.Tx) error { return tx.DeleteSession("s") }); err != nil {
+		t.Fatal(err)
+	}
 	f.driver.mu.Lock()
 	f.driver.fail = errors.New("no space left")
 	f.driver.mu.Unlock()
-	req := store.ExchangeRequest{Session: "gone", Tenant: "t", Max: 1, Reports: []store.ReportCommand{succeeded(&grants[0], "")}}
+	req := store.ExchangeRequest{Session: "s", Tenant: "t", Max: 1, Reports: []store.ReportCommand{succeeded(&grants[0], "")}}
 	reply, err := f.store.Exchange(ctx, req)
 	if fault.CodeOf(err) != fault.Internal || len(reply.Errs) != 0 {
 		t.Fatalf("a report that was not committed is answered with %v, %v", reply.Errs, err)
@@ -242,7 +245,7 @@ func TestFailedCommit(t *testing.T) {
 	}
 	reply, err = f.store.Exchange(ctx, req)
 	if fault.CodeOf(err) != fault.NotFound || len(reply.Errs) != 1 || reply.Errs[0] != nil {
-		t.Errorf("the report sent again under an unknown session: %v, %v", reply.Errs, err)
+		t.Errorf("the report sent again under a session that has ended: %v, %v", reply.Errs, err)
 	}
 	if run, err := f.store.Run(ctx, "t", "run_1"); err != nil || run.State != work.Succeeded {
 		t.Errorf("the run is %s, %v", run.State, err)
@@ -290,7 +293,7 @@ func TestLinesAgain(t *testing.T) {
 	f.session("s")
 	g := f.claim("s", 1)[0]
 	say := func(from int64, texts ...string) error {
-		c := store.LinesCommand{Tenant: "t", Run: g.Run, Step: g.Step, Token: g.Token, From: from}
+		c := store.LinesCommand{Session: "s", Tenant: "t", Run: g.Run, Step: g.Step, Token: g.Token, From: from}
 		for _, text := range texts {
 			c.Lines = append(c.Lines, work.LogLine{Time: f.clock.Now(), Level: "info", EventType: "step.stdout", Message: text})
 		}

@@ -1,6 +1,7 @@
 package kernel
 
 import (
+	"cmp"
 	"context"
 	"slices"
 
@@ -27,11 +28,11 @@ func (s *Store) Exchange(ctx context.Context, req store.ExchangeRequest) (store.
 	var refused error
 	var missed []StepRef
 	r := &request{
-		needs: needSteps(req.Reports, func(c *store.ReportCommand) StepRef { return StepRef{req.Tenant, c.Run, c.Step} }),
+		needs: needSteps(req.Reports, func(c *store.ReportCommand) StepRef { return StepRef{cmp.Or(c.Tenant, req.Tenant), c.Run, c.Step} }),
 		run: func(u *unit) error {
 			reply, refused = store.ExchangeReply{Errs: make([]error, len(req.Reports))}, nil
 			for i := range req.Reports {
-				reply.Errs[i] = u.report(req.Tenant, &req.Reports[i])
+				reply.Errs[i] = u.report(&req, &req.Reports[i])
 			}
 			if req.Resync {
 				u.resync(&req)
@@ -40,7 +41,7 @@ func (s *Store) Exchange(ctx context.Context, req store.ExchangeRequest) (store.
 		},
 	}
 	if req.Max > 0 {
-		r.wants, r.needs.Sessions = req.Max, []string{req.Session}
+		r.wants, r.needs.Sessions, r.needs.Flows = req.Max, []string{req.Session}, []work.Tenant{req.Tenant}
 		r.claim = func(u *unit) error {
 			reply.Grants, missed, refused = u.claim(&req)
 			return u.err
@@ -53,7 +54,7 @@ func (s *Store) Exchange(ctx context.Context, req store.ExchangeRequest) (store.
 		}
 		// There was work, but somebody else had all of its runs. What they left is asked for once more, waiting for them this time.
 		err = s.submitted(ctx, &request{
-			needs: Needs{Steps: missed, Sessions: r.needs.Sessions}, run: func(*unit) error { return nil }, claim: r.claim, wants: r.wants,
+			needs: Needs{Steps: missed, Sessions: r.needs.Sessions, Flows: r.needs.Flows}, run: func(*unit) error { return nil }, claim: r.claim, wants: r.wants,
 		})
 	}
 	if err != nil {
@@ -68,7 +69,7 @@ func (u *unit) resync(req *store.ExchangeRequest) {
 	leases, err := u.tx.LeasesBySession(req.Session)
 	u.fail(err)
 	for _, ref := range leases {
-		if ref.Tenant != req.Tenant {
+		if ref.Tenant != req.Tenant && req.Tenant != store.Installation {
 			continue
 		}
 		h, err := u.open(ref.Tenant, ref.Run)
@@ -79,7 +80,7 @@ func (u *unit) resync(req *store.ExchangeRequest) {
 		row := h.Step(ref.Step)
 		// By its token: the worker may still be busy with an earlier attempt of the same step.
 		known := slices.ContainsFunc(req.Holding, func(c store.AckCommand) bool {
-			return c.Run == ref.Run && c.Step == ref.Step && row != nil && c.Token.Epoch == row.Epoch
+			return c.Tenant == ref.Tenant && c.Run == ref.Run && c.Step == ref.Step && row != nil && c.Token.Epoch == row.Epoch
 		})
 		if known {
 			continue
@@ -106,9 +107,16 @@ func (u *unit) giveBack(ref StepRef, session, why string) {
 	}, incarnation))
 }
 
-func (u *unit) report(tenant work.Tenant, c *store.ReportCommand) error {
+func (u *unit) report(req *store.ExchangeRequest, c *store.ReportCommand) error {
+	tenant := cmp.Or(c.Tenant, req.Tenant)
+	if tenant != req.Tenant && req.Tenant != store.Installation {
+		return fault.New(fault.NotFound, "there is no run %s", c.Run)
+	}
 	h, err := u.open(tenant, c.Run)
 	if err != nil {
+		return err
+	}
+	if err := h.heldBy(c.Step, req.Session); err != nil {
 		return err
 	}
 	if err := admissible(&c.Report); err != nil {
@@ -127,6 +135,14 @@ func (u *unit) report(tenant work.Tenant, c *store.ReportCommand) error {
 	return nil
 }
 
+// heldBy refuses who is not the one that the lease was granted to: to know its token is not enough.
+func (h *hot) heldBy(step work.StepID, session string) error {
+	if row := h.Step(step); row == nil || row.Lease == nil || row.Lease.Session != session {
+		return fault.New(fault.Stale, "the lease on step %q is not held by this session", step)
+	}
+	return nil
+}
+
 // Ack implements store.Leases.
 func (s *Store) Ack(ctx context.Context, batch []store.AckCommand) []error {
 	needs := needSteps(batch, func(c *store.AckCommand) StepRef { return StepRef{c.Tenant, c.Run, c.Step} })
@@ -134,6 +150,9 @@ func (s *Store) Ack(ctx context.Context, batch []store.AckCommand) []error {
 		c := &batch[i]
 		h, err := u.open(c.Tenant, c.Run)
 		if err != nil {
+			return err
+		}
+		if err := h.heldBy(c.Step, c.Session); err != nil {
 			return err
 		}
 		return engine.Ack(h.graph, h, u.now, c.Step, c.Token, s.driver.Incarnation())
@@ -156,6 +175,11 @@ func (s *Store) Heartbeat(ctx context.Context, session string, expires work.Time
 		renewed := sessions[0]
 		renewed.Expires = expires
 		u.fail(u.tx.PutSession(renewed))
+		f, err := u.flow(renewed.Tenant)
+		if err != nil {
+			return err
+		}
+		orders.Drain = f.Worker(renewed.Worker).Drain
 		u.fail(u.flush())
 		leases, err := u.tx.LeasesBySession(session)
 		u.fail(err)
@@ -173,7 +197,7 @@ func (s *Store) Heartbeat(ctx context.Context, session string, expires work.Time
 			}
 			if row.Lease.Cancel {
 				orders.Cancel = append(orders.Cancel, store.AckCommand{
-					Tenant: ref.Tenant, Run: ref.Run, Step: ref.Step,
+					Session: session, Tenant: ref.Tenant, Run: ref.Run, Step: ref.Step,
 					Token: work.Token{Incarnation: s.driver.Incarnation(), Epoch: row.Epoch},
 				})
 			}
@@ -210,7 +234,10 @@ func (s *Store) AppendLines(ctx context.Context, batch []store.LinesCommand) []e
 			return err
 		}
 		row := h.Step(c.Step)
-		if row == nil || row.Lease == nil || c.Token.Epoch != row.Epoch || c.Token.Incarnation != s.driver.Incarnation() {
+		if err := h.heldBy(c.Step, c.Session); err != nil {
+			return err
+		}
+		if c.Token.Epoch != row.Epoch || c.Token.Incarnation != s.driver.Incarnation() {
 			return fault.New(fault.Stale, "the lease on step %q is no longer held under this token", c.Step)
 		}
 		lines, err := unheard(row, c)

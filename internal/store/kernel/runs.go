@@ -31,6 +31,7 @@ func (s *Store) Submit(ctx context.Context, batch []store.Submission) []store.Su
 	needs := Needs{New: make([]*work.Run, len(batch))}
 	for i := range batch {
 		needs.New[i] = &batch[i].Run
+		needs.Flows = append(needs.Flows, batch[i].Run.Tenant)
 	}
 	made := false
 	err := s.do(ctx, needs, func(u *unit) error {
@@ -82,12 +83,12 @@ func (u *unit) submit(c *store.Submission, g *engine.Graph) store.Submitted {
 			return store.Submitted{Err: fault.New(fault.Conflict, "there is a run %s already", run.Name)}
 		}
 	}
-	busy := false
-	if cc := g.Plan.Concurrency; cc != nil && run.ConcurrencyKey != "" {
-		u.fail(u.flush())
-		active, err := u.tx.ActiveRuns(run.Tenant, run.ConcurrencyKey)
-		u.fail(err)
-		busy = active >= cc.Max
+	if err := u.admits(run.Tenant); err != nil {
+		return store.Submitted{Err: err}
+	}
+	busy, err := u.keyTaken(&run, g)
+	if err != nil {
+		return store.Submitted{Err: err}
 	}
 	if u.s.graphs.get(run.Tenant, run.PlanHash) == nil { // else it is stored already
 		u.fail(u.tx.PutPlan(run.Tenant, run.PlanHash, c.Canonical))
@@ -107,11 +108,24 @@ func (u *unit) submit(c *store.Submission, g *engine.Graph) store.Submitted {
 		u.lock.Fresh(run.Tenant, run.ID)
 	}
 	data := c.Data
+	data.Project, data.NotBefore = run.Project, run.NotBefore
 	data.Incarnation = u.s.driver.Incarnation()
 	engine.Submit(g, h, u.now, data, busy)
 	// The row must be findable by name and token for the next command of the batch.
 	u.fail(u.flushRun(h))
 	return store.Submitted{Run: *h.run}
+}
+
+// keyTaken reports whether as many runs as may have the concurrency key of a run.
+func (u *unit) keyTaken(run *work.Run, g *engine.Graph) (bool, error) {
+	cc := g.Plan.Concurrency
+	if cc == nil || run.ConcurrencyKey == "" {
+		return false, nil
+	}
+	u.fail(u.flush())
+	active, err := u.tx.ActiveRuns(run.Tenant, run.ConcurrencyKey)
+	u.fail(err)
+	return active >= cc.Max, u.err
 }
 
 // DocumentRequest is the kind under which a run's signed submission is kept.

@@ -129,6 +129,14 @@ func (u *unit) dueRuns(limit int) error {
 		if err != nil {
 			return err
 		}
+		if h.run.Phase == work.PhaseDelayed {
+			busy, err := u.keyTaken(h.run, h.graph)
+			if err != nil {
+				return err
+			}
+			engine.Begin(h.graph, h, u.now, busy)
+			continue
+		}
 		engine.Due(h.graph, h, u.now)
 	}
 	return u.err

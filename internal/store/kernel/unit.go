@@ -31,6 +31,7 @@ type unit struct {
 	lock   Locker            // of a shared driver, else nil
 	wants  int               // how many steps all claims of the batch want
 	queues map[string]*queue // what claims have seen of the queues
+	flows  map[work.Tenant]*flow
 	held   map[freedKey]*int // leases by concurrency key, with those granted here
 	err    error             // the first error of the driver; it fails the transaction
 }
@@ -77,6 +78,7 @@ func (u *unit) runAll(batch []*request) error {
 		for _, r := range batch {
 			all.Steps, all.New = append(all.Steps, r.needs.Steps...), append(all.New, r.needs.New...)
 			all.Sessions, all.Audits = append(all.Sessions, r.needs.Sessions...), append(all.Audits, r.needs.Audits...)
+			all.Flows = append(all.Flows, r.needs.Flows...)
 		}
 		if err := u.lock.Lock(all); err != nil {
 			return err
@@ -380,6 +382,9 @@ func (u *unit) admit(f freedKey) error {
 func (u *unit) keep() {
 	if u.s.rows == nil {
 		return
+	}
+	for tenant, f := range u.flows {
+		u.s.rows.flows[tenant] = f.Flow
 	}
 	for key, h := range u.hot {
 		h.u = nil

@@ -67,7 +67,8 @@ func (r reader) FindRuns(tenant work.Tenant, q store.RunQuery) ([]work.Run, erro
 
 func selects(q *store.RunQuery, row *work.Run) bool {
 	switch {
-	case len(q.States) > 0 && !slices.Contains(q.States, row.State),
+	case q.Project != "" && row.Project != q.Project, !carries(row.Labels, q.Labels),
+		len(q.States) > 0 && !slices.Contains(q.States, row.State),
 		q.Pack != "" && row.Pack.Name != q.Pack,
 		q.PlanHash != "" && row.PlanHash != q.PlanHash,
 		row.Created < q.Since,
@@ -77,6 +78,15 @@ func selects(q *store.RunQuery, row *work.Run) bool {
 	default:
 		return true
 	}
+}
+
+func carries(has, wants map[string]string) bool {
+	for k, v := range wants {
+		if got, ok := has[k]; !ok || got != v {
+			return false
+		}
+	}
+	return true
 }
 
 // ActiveRuns implements kernel.RunReader.
@@ -150,7 +160,7 @@ func (t *tx) claimNames(row *work.Run) error {
 // orderRun puts a row into every order it belongs to, or takes it out of them.
 func (t *tx) orderRun(row *work.Run, member bool) {
 	set(t, t.d.created, runOrder{row.Tenant, row.Created, row.ID}, member)
-	if row.ConcurrencyKey != "" && row.Phase != work.PhaseEnded {
+	if row.ConcurrencyKey != "" && row.Phase != work.PhaseEnded && row.Phase != work.PhaseDelayed {
 		waiting := row.Phase == work.PhaseAdmission
 		set(t, t.d.keyed, keyedOrder{row.Tenant, row.ConcurrencyKey, waiting, row.Created, row.ID}, member)
 	}

@@ -63,7 +63,7 @@ func (r reader) FirstHeld(tenant work.Tenant, run work.RunID, after work.StepID)
 }
 
 // Ready implements kernel.QueueReader.
-func (r reader) Ready(tenant work.Tenant, runners []string, after *kernel.ReadyStep, limit int) ([]kernel.ReadyStep, error) {
+func (r reader) Ready(tenant work.Tenant, runners, except []string, after *kernel.ReadyStep, limit int) ([]kernel.ReadyStep, error) {
 	if after == nil {
 		after = &kernel.ReadyStep{StepRef: kernel.StepRef{Tenant: tenant}, Queue: work.QueueEntry{Priority: math.MaxInt}}
 	}
@@ -72,7 +72,7 @@ func (r reader) Ready(tenant work.Tenant, runners []string, after *kernel.ReadyS
 		if step.Tenant != tenant || limit > 0 && len(out) == limit {
 			break
 		}
-		if slices.Contains(runners, step.Queue.Runner) {
+		if slices.Contains(runners, step.Queue.Runner) && !slices.Contains(except, step.Queue.Queue) {
 			out = append(out, step)
 		}
 	}

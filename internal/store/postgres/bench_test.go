@@ -110,7 +110,7 @@ func drive(t testing.TB, s *kernel.Store, session string, slots int, ended *atom
 		}
 		acks := make([]store.AckCommand, len(reply.Grants))
 		for i, g := range reply.Grants {
-			acks[i] = store.AckCommand{Tenant: "acme", Run: g.Run, Step: g.Step, Token: g.Token}
+			acks[i] = store.AckCommand{Session: g.Session, Tenant: "acme", Run: g.Run, Step: g.Step, Token: g.Token}
 		}
 		for _, err := range s.Ack(ctx, acks) {
 			if err != nil {

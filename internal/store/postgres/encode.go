@@ -15,7 +15,10 @@ import (
 // A body is the part of a row that nobody searches for: fields in a fixed order, numbers as varints, texts with their length before
 // them. So a transition costs a few hundred nanoseconds here and one column there. The first byte is the form; a form is never
 // changed, only followed by another.
-const formV1 = 1
+const (
+	formV1 = 1
+	formV2 = 2 // of a step: its queue comes last; of what a run is created with: trace state, baggage, project and time
+)
 
 // writer appends fields to a body.
 type writer struct{ b []byte }
@@ -184,36 +187,49 @@ func identityOf(r *work.Run) []byte {
 	text(&w, r.RetryOf)
 	text(&w, r.TraceParent)
 	text(&w, r.ConcurrencyKey)
-	text(&w, r.TraceState)
-	text(&w, r.Baggage)
 	w.flag(r.Labels != nil)
-	if r.Labels == nil {
-		return w.b
+	if r.Labels != nil {
+		w.number(int64(len(r.Labels)))
 	}
-	w.number(int64(len(r.Labels)))
 	for _, k := range slices.Sorted(maps.Keys(r.Labels)) {
 		text(&w, k)
 		text(&w, r.Labels[k])
 	}
+	if r.Project != "" || r.NotBefore != 0 || r.TraceState != "" || r.Baggage != "" {
+		w.b[0] = formV2
+		text(&w, r.TraceState)
+		text(&w, r.Baggage)
+		text(&w, r.Project)
+		w.number(int64(r.NotBefore))
+	}
 	return w.b
 }
 
-func (c *cursor) identity(r *work.Run) {
-	if b := c.take(1); len(b) != 1 || b[0] != formV1 {
-		c.broken = true
-		return
+// form reads how a body is written.
+func (c *cursor) form(newest byte) byte {
+	b := c.take(1)
+	if len(b) != 1 || b[0] < formV1 || b[0] > newest {
+		c.broken, c.rest = true, nil
+		return 0
 	}
+	return b[0]
+}
+
+func (c *cursor) identity(r *work.Run) {
+	form := c.form(formV2)
 	r.Pack.Version, r.Pack.Digest = c.text(), c.digest()
 	r.Submitter, r.SubmitterKey, r.Note = c.text(), c.text(), c.text()
 	r.RetryOf, r.TraceParent, r.ConcurrencyKey = work.RunID(c.text()), c.text(), c.text()
-	r.TraceState, r.Baggage = c.text(), c.text()
-	if !c.flag() {
-		return
+	if c.flag() {
+		r.Labels = map[string]string{}
+		for n := c.number(); n > 0 && !c.broken; n-- {
+			k := c.text()
+			r.Labels[k] = c.text()
+		}
 	}
-	r.Labels = map[string]string{}
-	for n := c.number(); n > 0 && !c.broken; n-- {
-		k := c.text()
-		r.Labels[k] = c.text()
+	if form == formV2 {
+		r.TraceState, r.Baggage = c.text(), c.text()
+		r.Project, r.NotBefore = c.text(), work.Time(c.number())
 	}
 }
 
@@ -307,6 +323,18 @@ func stepBody(s *work.Step) ([]byte, error) {
 		decisions[i] = decision{d, string(d.Statement)}
 	}
 	err := w.document(len(s.Decisions) > 0, decisions)
+	leased, queued := "", ""
+	if s.Lease != nil {
+		leased = s.Lease.Queue
+	}
+	if s.Queue != nil {
+		queued = s.Queue.Queue
+	}
+	if leased != "" || queued != "" {
+		w.b[0] = formV2
+		text(&w, leased)
+		text(&w, queued)
+	}
 	return w.b, err
 }
 
@@ -318,10 +346,7 @@ type decision struct {
 
 // step reads a body and reports which long values are elsewhere.
 func (c *cursor) step(s *work.Step) (items, inputs bool) {
-	if b := c.take(1); len(b) != 1 || b[0] != formV1 {
-		c.broken = true
-		return false, false
-	}
+	form := c.form(formV2)
 	s.Reason, s.Held, s.Stopping = c.reason(), c.flag(), c.flag()
 	if c.flag() {
 		l := &work.Lease{Session: c.text(), Worker: c.text(), Concurrency: c.text(), Cancel: c.flag()}
@@ -356,6 +381,15 @@ func (c *cursor) step(s *work.Step) (items, inputs bool) {
 			d.Decision.Statement = json.RawMessage(d.Statement)
 		}
 		s.Decisions = append(s.Decisions, d.Decision)
+	}
+	if form == formV2 {
+		leased, queued := c.text(), c.text()
+		if s.Lease != nil {
+			s.Lease.Queue = leased
+		}
+		if s.Queue != nil {
+			s.Queue.Queue = queued
+		}
 	}
 	return items, inputs
 }

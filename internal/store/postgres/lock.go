@@ -62,7 +62,7 @@ const (
 	tryRuns    = runsByKey + `FOR UPDATE SKIP LOCKED) r`
 )
 
-// Lock implements kernel.Locker. The order is that of the fields, and within each that of the keys: runs, sessions, ends of audit streams.
+// Lock implements kernel.Locker. The order is that of the fields, and within each that of the keys: runs, sessions, flows, ends of audit streams.
 // Everything goes to the server at once, with the BEGIN.
 func (t *tx) Lock(n kernel.Needs) error {
 	steps := slices.Clone(n.Steps)
@@ -83,6 +83,9 @@ func (t *tx) Lock(n kernel.Needs) error {
 	var open []store.Session
 	if len(sessions) > 0 {
 		t.l.hear(sessionColumns+`WHERE id = ANY ($1) ORDER BY id FOR KEY SHARE`, func(rows pgx.Rows) error { return scanSession(rows, &open) }, sessions)
+	}
+	for _, tenant := range slices.Compact(slices.Sorted(slices.Values(n.Flows))) {
+		t.shareFlow(recordKey{tenant, store.FlowKind, store.FlowKind})
 	}
 	var ends []recordKey
 	var records []store.Record

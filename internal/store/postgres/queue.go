@@ -20,30 +20,39 @@ func all(limit int) int64 {
 	return int64(limit)
 }
 
-// The queue of every runner from its start or from behind a step. What another transaction is about to claim is passed over by one that
-// writes. The rows are chosen before anything else looks at them, so that LIMIT means what it says whatever plan is chosen.
+// Every queue and runner, from its start or from behind a step; the queues are found one after the other, without passing over what stands
+// in them. What another transaction is about to claim is passed over by one that writes. The rows are chosen before anything else looks at
+// them, so that LIMIT means what it says whatever plan is chosen.
 const (
-	readyColumnList = `run, step, runner, rank, queued, key, max_leases`
-	readyFirst      = `WITH chosen AS MATERIALIZED (SELECT q.* FROM unnest($2::text[]) AS k (runner) CROSS JOIN LATERAL (
-		SELECT ` + readyColumnList + ` FROM ready x WHERE x.tenant = $1 AND x.runner = k.runner
-		ORDER BY rank, queued, run, step LIMIT $3`
-	readyBehind = `WITH chosen AS MATERIALIZED (SELECT q.* FROM unnest($2::text[]) AS k (runner) CROSS JOIN LATERAL (
-		SELECT ` + readyColumnList + ` FROM ready x WHERE x.tenant = $1 AND x.runner = k.runner
-		AND (x.rank, x.queued, x.run, x.step) > ($4::bigint, $5::bigint, $6::text, $7::text) ORDER BY rank, queued, run, step LIMIT $3`
-	readyEnd = `) q) SELECT ` + readyColumnList + ` FROM chosen ORDER BY rank, queued, run, step LIMIT $3`
-	passOver = ` FOR UPDATE SKIP LOCKED`
+	findQueues = `RECURSIVE queues (queue) AS (
+		SELECT (SELECT x.queue FROM ready x WHERE x.tenant = $1 ORDER BY queue LIMIT 1)
+		UNION ALL SELECT (SELECT x.queue FROM ready x WHERE x.tenant = $1 AND x.queue > q.queue ORDER BY queue LIMIT 1)
+		FROM queues q WHERE q.queue IS NOT NULL)`
+	readyColumnList = `run, step, runner, rank, queued, key, max_leases, queue`
+	readyFrom       = `WITH ` + findQueues + `, lanes AS MATERIALIZED (SELECT l.queue, k.runner FROM queues l CROSS JOIN unnest($2::text[]) AS k (runner)
+		WHERE l.queue IS NOT NULL AND l.queue <> ALL ($4::text[])),
+		chosen AS MATERIALIZED (SELECT q.* FROM lanes k CROSS JOIN LATERAL (
+		SELECT ` + readyColumnList + ` FROM ready x WHERE x.tenant = $1 AND x.queue = k.queue AND x.runner = k.runner`
+	readyOrder  = ` ORDER BY rank, queued, run, step LIMIT $3`
+	readyBehind = ` AND (x.rank, x.queued, x.run, x.step) > ($5::bigint, $6::bigint, $7::text, $8::text)`
+	readyEnd    = `) q) SELECT ` + readyColumnList + ` FROM chosen ORDER BY rank, queued, run, step LIMIT $3`
+	passOver    = ` FOR UPDATE SKIP LOCKED`
 )
 
 // Ready implements kernel.QueueReader.
-func (r *reader) Ready(tenant work.Tenant, runners []string, after *kernel.ReadyStep, limit int) ([]kernel.ReadyStep, error) {
+func (r *reader) Ready(tenant work.Tenant, runners, except []string, after *kernel.ReadyStep, limit int) ([]kernel.ReadyStep, error) {
 	runners = slices.Compact(slices.Sorted(slices.Values(runners)))
 	if len(runners) == 0 {
 		return nil, nil
 	}
-	query, args := readyFirst, []any{tenant, runners, all(limit)}
-	if after != nil {
-		query, args = readyBehind, append(args, -int64(after.Queue.Priority), int64(after.Queue.At), after.Run, after.Step)
+	if except == nil {
+		except = []string{}
 	}
+	query, args := readyFrom, []any{tenant, runners, all(limit), except}
+	if after != nil {
+		query, args = query+readyBehind, append(args, -int64(after.Queue.Priority), int64(after.Queue.At), after.Run, after.Step)
+	}
+	query += readyOrder
 	if r.t != nil {
 		query += passOver
 	}
@@ -52,7 +61,7 @@ func (r *reader) Ready(tenant work.Tenant, runners []string, after *kernel.Ready
 		s := kernel.ReadyStep{StepRef: kernel.StepRef{Tenant: tenant}}
 		var rank int64
 		var key []byte
-		err := rows.Scan(&s.Run, &s.Step, &s.Queue.Runner, &rank, &s.Queue.At, &key, &s.Queue.Max)
+		err := rows.Scan(&s.Run, &s.Step, &s.Queue.Runner, &rank, &s.Queue.At, &key, &s.Queue.Max, &s.Queue.Queue)
 		s.Queue.Priority, s.Queue.Concurrency = int(-rank), string(key)
 		out = append(out, s)
 		return err

@@ -108,6 +108,9 @@ func (t *tx) PutRecord(row store.Record) error {
 			return err
 		}
 	}
+	if row.Kind == store.FlowKind {
+		t.lockKey(shared+row.Kind, row.Tenant, row.ID) // waits for those who go by it
+	}
 	row.Doc = slices.Clone(row.Doc)
 	t.records[key].now, t.records[key].dirty = &row, true
 	return nil

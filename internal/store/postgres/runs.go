@@ -2,6 +2,7 @@ package postgres
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -187,9 +188,35 @@ func (r *reader) FindRuns(tenant work.Tenant, q store.RunQuery) ([]work.Run, err
 	if q.Before != 0 {
 		and("created < $%d", q.Before)
 	}
+	// The first label finds the runs, in their order; whether they have the others is looked up.
+	from, order := `runs`, `created DESC, id DESC`
+	for _, l := range labelsOf(q.Project, q.Labels) {
+		args = append(args, l[0], l[1])
+		if from == `runs` {
+			from = fmt.Sprintf(`(SELECT created AS label_created, run AS label_run FROM run_labels WHERE tenant = $1 AND key = $%d AND value = $%d
+				ORDER BY created DESC, run DESC) l CROSS JOIN LATERAL (SELECT * FROM runs x WHERE x.tenant = $1 AND x.id = l.label_run LIMIT 1) r`, len(args)-1, len(args))
+			order = `label_created DESC, label_run DESC`
+			continue
+		}
+		fmt.Fprintf(&where, ` AND EXISTS (SELECT 1 FROM run_labels o WHERE o.tenant = $1 AND o.key = $%d AND o.value = $%d AND o.created = r.created AND o.run = r.id)`,
+			len(args)-1, len(args))
+	}
 	args = append(args, all(q.Limit))
-	return r.findRuns(fmt.Sprintf(`SELECT %s FROM runs WHERE tenant = $1%s ORDER BY created DESC, id DESC LIMIT $%d`,
-		runColumns, where.String(), len(args)), args...)
+	return r.findRuns(fmt.Sprintf(`SELECT %s FROM %s WHERE tenant = $1%s ORDER BY %s LIMIT $%d`, runColumns, from, where.String(), order, len(args)), args...)
+}
+
+// labelsOf returns the project, if there is one, and the labels of a run or a query, as run_labels has them, by key.
+func labelsOf(project string, labels map[string]string) [][2]string {
+	var out [][2]string
+	if project != "" {
+		out = append(out, [2]string{"", project})
+	}
+	for _, key := range slices.Sorted(maps.Keys(labels)) {
+		if key != "" {
+			out = append(out, [2]string{key, labels[key]})
+		}
+	}
+	return out
 }
 
 // Unsealed implements kernel.RunReader.
@@ -240,6 +267,10 @@ func (t *tx) stageRuns() {
 		created                                    []int64
 		open                                       []bool
 	}
+	var labels struct {
+		tenants, runs, keys, values []string
+		created                     []int64
+	}
 	var beside sides
 	for _, r := range t.dirty {
 		row := r.put
@@ -249,6 +280,10 @@ func (t *tx) stageRuns() {
 			in.names, in.tokens, in.packs = append(in.names, row.Name), append(in.tokens, row.RunToken), append(in.packs, row.Pack.Name)
 			in.plans, in.created = append(in.plans, digestBytes(row.PlanHash)), append(in.created, int64(row.Created))
 			in.identities = append(in.identities, identityOf(row))
+			for _, l := range labelsOf(row.Project, row.Labels) {
+				labels.tenants, labels.runs, labels.created = append(labels.tenants, string(row.Tenant)), append(labels.runs, string(row.ID)), append(labels.created, int64(row.Created))
+				labels.keys, labels.values = append(labels.keys, l[0]), append(labels.values, l[1])
+			}
 		}
 		to.tenants, to.ids = append(to.tenants, string(row.Tenant)), append(to.ids, string(row.ID))
 		to.states, to.open = append(to.states, string(row.State)), append(to.open, !row.State.Terminal() || !row.Acknowledged)
@@ -259,6 +294,10 @@ func (t *tx) stageRuns() {
 	t.dirty = t.dirty[:0]
 	if len(in.ids) > 0 {
 		t.l.tell(insertRuns, in.tenants, in.ids, in.names, in.tokens, in.plans, in.packs, in.created, in.identities, in.states, in.open, in.bodies)
+	}
+	if len(labels.runs) > 0 {
+		t.l.tell(`INSERT INTO run_labels (tenant, key, value, created, run) SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::text[])`,
+			labels.tenants, labels.keys, labels.values, labels.created, labels.runs)
 	}
 	if len(up.ids) > 0 {
 		t.l.tell(moveRuns, up.tenants, up.ids, up.states, up.open, up.bodies)

@@ -268,7 +268,7 @@ func TestServersOneRun(t *testing.T) {
 	together(stores, func(i int, s *kernel.Store) {
 		g := reply.Grants[i]
 		for n := range each {
-			c := store.LinesCommand{Tenant: "acme", Run: g.Run, Step: g.Step, Token: g.Token, From: int64(n*lines + 1), Lines: make([]work.LogLine, lines)}
+			c := store.LinesCommand{Session: g.Session, Tenant: "acme", Run: g.Run, Step: g.Step, Token: g.Token, From: int64(n*lines + 1), Lines: make([]work.LogLine, lines)}
 			if err := s.AppendLines(t.Context(), []store.LinesCommand{c})[0]; err != nil {
 				t.Error(err)
 			}

@@ -15,14 +15,14 @@ type sides struct {
 }
 
 type readyColumns struct {
-	tenants, runners, runs, steps []string
-	ranks, queued, limits         []int64
-	keys                          [][]byte
+	tenants, runners, runs, steps, queues []string
+	ranks, queued, limits                 []int64
+	keys                                  [][]byte
 }
 
 type leaseColumns struct {
-	tenants, sessions, runs, steps []string
-	keys                           [][]byte
+	tenants, sessions, runs, steps, queues []string
+	keys                                   [][]byte
 }
 
 type timerColumns struct {
@@ -59,7 +59,7 @@ func (b *sides) step(old, row *work.Step) {
 		had, timer = old.Lease, old.Timer
 	}
 	has := row.Lease
-	same := had != nil && has != nil && had.Session == has.Session && had.Concurrency == has.Concurrency
+	same := had != nil && has != nil && had.Session == has.Session && had.Concurrency == has.Concurrency && had.Queue == has.Queue
 	if had != nil && !same {
 		b.leaseOut.add(row, had)
 	}
@@ -98,8 +98,8 @@ func (b *sides) run(old, row *work.Run) {
 	if row.ConcurrencyKey == "" {
 		return
 	}
-	was := old != nil && old.Phase != work.PhaseEnded
-	is := row.Phase != work.PhaseEnded
+	was := old != nil && keyed(old.Phase)
+	is := keyed(row.Phase)
 	same := was && is && (old.Phase == work.PhaseAdmission) == (row.Phase == work.PhaseAdmission)
 	if was && !same {
 		b.keyedOut.add(old)
@@ -109,16 +109,20 @@ func (b *sides) run(old, row *work.Run) {
 	}
 }
 
+// keyed reports whether a run has its concurrency key, or stands in line for it.
+func keyed(p work.Phase) bool { return p != work.PhaseEnded && p != work.PhaseDelayed }
+
 func (c *readyColumns) add(s *work.Step, q *work.QueueEntry) {
 	c.tenants, c.runners = append(c.tenants, string(s.Tenant)), append(c.runners, q.Runner)
 	c.runs, c.steps = append(c.runs, string(s.Run)), append(c.steps, string(s.ID))
 	c.ranks, c.queued, c.limits = append(c.ranks, -int64(q.Priority)), append(c.queued, int64(q.At)), append(c.limits, int64(q.Max))
-	c.keys = append(c.keys, []byte(q.Concurrency))
+	c.keys, c.queues = append(c.keys, []byte(q.Concurrency)), append(c.queues, q.Queue)
 }
 
 func (c *leaseColumns) add(s *work.Step, l *work.Lease) {
 	c.tenants, c.sessions = append(c.tenants, string(s.Tenant)), append(c.sessions, l.Session)
 	c.runs, c.steps, c.keys = append(c.runs, string(s.Run)), append(c.steps, string(s.ID)), append(c.keys, []byte(l.Concurrency))
+	c.queues = append(c.queues, l.Queue)
 }
 
 func (c *timerColumns) add(at work.Time, tenant work.Tenant, run work.RunID, step work.StepID) {
@@ -135,16 +139,16 @@ func (c *keyedColumns) add(r *work.Run) {
 // has never seen the table has no choice to get wrong.
 const (
 	readyGoes = `DELETE FROM ready WHERE ctid = ANY (ARRAY(SELECT r.ctid
-		FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[], $5::text[], $6::text[]) AS k (tenant, runner, rank, queued, run, step)
-		CROSS JOIN LATERAL (SELECT x.ctid FROM ready x WHERE x.tenant = k.tenant AND x.runner = k.runner AND x.rank = k.rank
+		FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[], $5::text[], $6::text[], $7::text[]) AS k (tenant, runner, rank, queued, run, step, queue)
+		CROSS JOIN LATERAL (SELECT x.ctid FROM ready x WHERE x.tenant = k.tenant AND x.queue = k.queue AND x.runner = k.runner AND x.rank = k.rank
 			AND x.queued = k.queued AND x.run = k.run AND x.step = k.step LIMIT 1) r))`
-	readyComes = `INSERT INTO ready (tenant, runner, rank, queued, run, step, key, max_leases)
-		SELECT * FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[], $5::text[], $6::text[], $7::bytea[], $8::bigint[])`
+	readyComes = `INSERT INTO ready (tenant, runner, rank, queued, run, step, key, max_leases, queue)
+		SELECT * FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[], $5::text[], $6::text[], $7::bytea[], $8::bigint[], $9::text[])`
 	leaseGoes = `DELETE FROM leases WHERE ctid = ANY (ARRAY(SELECT r.ctid
 		FROM unnest($1::text[], $2::text[], $3::text[], $4::text[]) AS k (tenant, session, run, step)
 		CROSS JOIN LATERAL (SELECT x.ctid FROM leases x WHERE x.session = k.session AND x.tenant = k.tenant AND x.run = k.run AND x.step = k.step LIMIT 1) r))`
-	leaseComes = `INSERT INTO leases (tenant, session, run, step, key)
-		SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::bytea[])`
+	leaseComes = `INSERT INTO leases (tenant, session, run, step, key, queue)
+		SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::bytea[], $6::text[])`
 	timerGoes = `DELETE FROM timers WHERE ctid = ANY (ARRAY(SELECT r.ctid
 		FROM unnest($1::bigint[], $2::text[], $3::text[], $4::text[]) AS k (at, tenant, run, step)
 		CROSS JOIN LATERAL (SELECT x.ctid FROM timers x WHERE x.at = k.at AND x.tenant = k.tenant AND x.run = k.run AND x.step = k.step LIMIT 1) r))`
@@ -164,16 +168,16 @@ const (
 // stage sends the changes. What goes is before what comes.
 func (b *sides) stage(l *link) {
 	if c := &b.readyOut; len(c.runs) > 0 {
-		l.tell(readyGoes, c.tenants, c.runners, c.ranks, c.queued, c.runs, c.steps)
+		l.tell(readyGoes, c.tenants, c.runners, c.ranks, c.queued, c.runs, c.steps, c.queues)
 	}
 	if c := &b.readyIn; len(c.runs) > 0 {
-		l.tell(readyComes, c.tenants, c.runners, c.ranks, c.queued, c.runs, c.steps, c.keys, c.limits)
+		l.tell(readyComes, c.tenants, c.runners, c.ranks, c.queued, c.runs, c.steps, c.keys, c.limits, c.queues)
 	}
 	if c := &b.leaseOut; len(c.runs) > 0 {
 		l.tell(leaseGoes, c.tenants, c.sessions, c.runs, c.steps)
 	}
 	if c := &b.leaseIn; len(c.runs) > 0 {
-		l.tell(leaseComes, c.tenants, c.sessions, c.runs, c.steps, c.keys)
+		l.tell(leaseComes, c.tenants, c.sessions, c.runs, c.steps, c.keys, c.queues)
 	}
 	if c := &b.timerOut; len(c.runs) > 0 {
 		l.tell(timerGoes, c.at, c.tenants, c.runs, c.steps)

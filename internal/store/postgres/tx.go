@@ -3,6 +3,7 @@ package postgres
 import (
 	"github.com/jackc/pgx/v5"
 
+	"orrery.example/orrery/internal/store"
 	"orrery.example/orrery/internal/store/kernel"
 	"orrery.example/orrery/internal/work"
 )
@@ -67,6 +68,7 @@ type tx struct {
 	events   chunks
 	lines    chunks
 	records  map[recordKey]*recordRow
+	flows    map[recordKey]*store.Record // that stay as they are until the commit, nil for none
 }
 
 var (
@@ -78,6 +80,7 @@ func newTx(l *link, d *Driver) *tx {
 	t := &tx{
 		d: d, runs: map[runKey]*runRow{}, names: map[textKey]bool{}, steps: map[kernel.StepRef]*stepRow{}, fresh: map[runKey]bool{},
 		sessions: map[string]*sessionRow{}, records: map[recordKey]*recordRow{}, keys: map[int64]bool{}, plans: map[textKey]bool{},
+		flows: map[recordKey]*store.Record{},
 	}
 	t.reader = reader{l: l, t: t}
 	return t

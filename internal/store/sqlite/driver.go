@@ -100,7 +100,7 @@ func (d *Driver) open(o Options) error {
 	if d.writer, err = connect(uri(d.file(), "rwc", writerPragmas)); err != nil {
 		return err
 	}
-	d.tx = tx{reader: reader{d.writer}, written: written{}}
+	d.tx = tx{reader: reader{c: d.writer, queues: queues{}}, written: written{}}
 	if err := checkVersion(d.writer); err != nil {
 		return err
 	}
@@ -276,7 +276,7 @@ func (d *Driver) View(ctx context.Context, fn func(kernel.Reader) error) error {
 		return err
 	}
 	defer func() { _, _ = c.do(`ROLLBACK`) }()
-	return fn(reader{c})
+	return fn(reader{c: c})
 }
 
 func (d *Driver) makeReaders(n int) {
@@ -348,7 +348,10 @@ func (d *Driver) Close() error {
 }
 
 // reader answers from one connection's snapshot.
-type reader struct{ c *conn }
+type reader struct {
+	c      *conn
+	queues queues // of the writer, else nil
+}
 
 // tx is the one transaction that is under way on the writer.
 type tx struct {

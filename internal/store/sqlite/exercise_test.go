@@ -27,7 +27,7 @@ func exercise(tx kernel.Tx) error {
 		asked(tx.FirstWaiting("t", "k")), asked(tx.Unsealed("t", 1)), asked(tx.FindRuns("t", store.RunQuery{})),
 		asked(tx.FindRuns("t", store.RunQuery{Open: true, Since: 1, Before: 2})), asked(tx.FindRuns("t", store.RunQuery{States: []work.State{work.Running}})),
 		asked(tx.Step("t", "r", "s")), asked(tx.Steps("t", "r", "", 1)), asked(tx.LiveSteps("t", "r")), asked(tx.FirstHeld("t", "r", "")),
-		asked(tx.Ready("t", []string{"process"}, nil, 1)), asked(tx.Ready("t", []string{"process"}, ready, 1)), asked(tx.LeasesByKey("t", "k")),
+		asked(tx.Ready("t", []string{"process"}, nil, nil, 1)), asked(tx.Ready("t", []string{"process"}, nil, ready, 1)), asked(tx.LeasesByKey("t", "k")),
 		asked(tx.LeasesBySession("x")), asked(tx.DueSteps(1, 1)), asked(tx.DueRuns(1, 1)), asked(tx.NextDue()),
 		asked(tx.Sessions("", 1)), asked(tx.Sessions("*local", 1)), asked(tx.Sessions("x", 1)),
 		asked(tx.Events("t", "r", 1, 1)), asked(tx.Lines("t", "r", 1, 1)), asked(tx.Plan("t", "p")), asked(tx.Document("t", "r", "k")),

@@ -11,19 +11,30 @@ import (
 	"orrery.example/orrery/internal/work"
 )
 
-// Ready implements kernel.QueueReader. The index is by runner first, so that steps no worker here can run are not passed over; the
-// queues of the runners are merged.
-func (r reader) Ready(tenant work.Tenant, runners []string, after *kernel.ReadyStep, limit int) ([]kernel.ReadyStep, error) {
+// Ready implements kernel.QueueReader. The index is by queue and runner first, so that steps no worker here can run, and those of queues
+// that are left out, are not passed over; what stands in the queues for each of the runners is merged.
+func (r reader) Ready(tenant work.Tenant, runners, except []string, after *kernel.ReadyStep, limit int) ([]kernel.ReadyStep, error) {
 	runners = slices.Compact(slices.Sorted(slices.Values(runners)))
-	var out []kernel.ReadyStep
-	for _, runner := range runners {
-		queue, err := r.readyFor(tenant, runner, after, limit)
-		if err != nil {
-			return nil, err
-		}
-		out = append(out, queue...)
+	queues, err := r.readyQueues(tenant)
+	if err != nil {
+		return nil, err
 	}
-	if len(runners) > 1 {
+	var out []kernel.ReadyStep
+	lanes := 0
+	for _, queue := range queues {
+		if slices.Contains(except, queue) {
+			continue
+		}
+		for _, runner := range runners {
+			lane, err := r.readyFor(tenant, queue, runner, after, limit)
+			if err != nil {
+				return nil, err
+			}
+			out = append(out, lane...)
+			lanes++
+		}
+	}
+	if lanes > 1 {
 		slices.SortFunc(out, compareReady)
 	}
 	if limit > 0 && len(out) > limit {
@@ -35,19 +46,19 @@ func (r reader) Ready(tenant work.Tenant, runners []string, after *kernel.ReadyS
 // The queue of a runner: from its start, what stands behind a step with the same priority, and what has a lower one. Each finds
 // its first row through the index.
 const (
-	readyColumns = `SELECT run, id, priority, queued, doc FROM steps WHERE standing = 2 AND tenant = ? AND runner = ?`
+	readyColumns = `SELECT run, id, priority, queued, doc FROM steps WHERE standing = 2 AND tenant = ? AND queue = ? AND runner = ?`
 	readyOrder   = ` ORDER BY priority DESC, queued, run, id LIMIT ?`
 	readyFirst   = readyColumns + readyOrder
 	readyBehind  = readyColumns + ` AND priority = ? AND (queued, run, id) > (?, ?, ?)` + readyOrder
 	readyBelow   = readyColumns + ` AND priority < ?` + readyOrder
 )
 
-func (r reader) readyFor(tenant work.Tenant, runner string, after *kernel.ReadyStep, limit int) ([]kernel.ReadyStep, error) {
+func (r reader) readyFor(tenant work.Tenant, queue, runner string, after *kernel.ReadyStep, limit int) ([]kernel.ReadyStep, error) {
 	var out []kernel.ReadyStep
 	collect := func(v values) error {
 		s := kernel.ReadyStep{
 			StepRef: kernel.StepRef{Tenant: tenant, Run: work.RunID(v.text(0)), Step: work.StepID(v.text(1))},
-			Queue:   work.QueueEntry{Runner: runner, Priority: int(v.number(2)), At: work.Time(v.number(3))},
+			Queue:   work.QueueEntry{Runner: runner, Priority: int(v.number(2)), At: work.Time(v.number(3)), Queue: queue},
 		}
 		var err error
 		s.Queue.Concurrency, s.Queue.Max, err = queueLimits(v.text(4))
@@ -55,14 +66,14 @@ func (r reader) readyFor(tenant work.Tenant, runner string, after *kernel.ReadyS
 		return err
 	}
 	if after == nil {
-		err := r.c.each(readyFirst, collect, string(tenant), runner, all(limit))
+		err := r.c.each(readyFirst, collect, string(tenant), queue, runner, all(limit))
 		return out, err
 	}
 	q := after.Queue
 	err := r.c.each(readyBehind, collect,
-		string(tenant), runner, int64(q.Priority), int64(q.At), string(after.Run), string(after.Step), all(limit))
+		string(tenant), queue, runner, int64(q.Priority), int64(q.At), string(after.Run), string(after.Step), all(limit))
 	if err == nil && (limit <= 0 || len(out) < limit) {
-		err = r.c.each(readyBelow, collect, string(tenant), runner, int64(q.Priority), all(limit))
+		err = r.c.each(readyBelow, collect, string(tenant), queue, runner, int64(q.Priority), all(limit))
 	}
 	return out, err
 }

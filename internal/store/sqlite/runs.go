@@ -2,6 +2,8 @@ package sqlite
 
 import (
 	"encoding/json"
+	"maps"
+	"slices"
 	"strings"
 
 	"orrery.example/orrery/internal/fault"
@@ -21,6 +23,8 @@ type identity struct {
 	TraceState   string            `json:"traceState,omitempty"`
 	Baggage      string            `json:"baggage,omitempty"`
 	Labels       map[string]string `json:"labels,omitempty"`
+	Project      string            `json:"project,omitempty"`
+	NotBefore    int64             `json:"notBefore,omitempty"`
 }
 
 // runDoc is what changes and no column holds. Most runs have none of it until they end.
@@ -56,6 +60,7 @@ func scanRun(tenant work.Tenant, v values) (*work.Run, error) {
 		Pack:      work.PackRef{Name: v.text(4), Version: fixed.PackVersion, Digest: fixed.PackDigest},
 		Submitter: fixed.Submitter, SubmitterKey: fixed.SubmitterKey, Note: fixed.Note, RetryOf: fixed.RetryOf,
 		TraceParent: fixed.TraceParent, TraceState: fixed.TraceState, Baggage: fixed.Baggage, Labels: fixed.Labels, ConcurrencyKey: v.text(5),
+		Project: fixed.Project, NotBefore: work.Time(fixed.NotBefore),
 		State: work.State(v.text(8)), Phase: work.Phase(v.text(9)),
 		Reason: doc.Reason, Paused: doc.Paused, Cancel: doc.Cancel, Stopping: doc.Stopping, Outcome: doc.Outcome,
 		Next: int(v.number(16)), Left: int(v.number(17)), Active: int(v.number(18)), Slots: int(v.number(19)), Held: int(v.number(20)),
@@ -162,7 +167,22 @@ func (r reader) FindRuns(tenant work.Tenant, q store.RunQuery) ([]work.Run, erro
 	if q.Before != 0 {
 		and("created < ?", int64(q.Before))
 	}
-	query := `SELECT ` + runColumns + ` FROM runs WHERE tenant = ?` + where.String() + ` ORDER BY created DESC, id DESC LIMIT ?`
+	// The first label finds the runs, in their order; whether they have the others is looked up.
+	const found = `(SELECT created AS label_created, run AS label_run FROM run_labels WHERE tenant = ? AND key = ? AND value = ?) CROSS JOIN runs`
+	from, order := `runs`, `created DESC, id DESC`
+	if err := eachLabel(q.Project, q.Labels, func(key, value string) error {
+		if from == `runs` {
+			from, order = found, `label_created DESC, label_run DESC`
+			and(`runs.id = label_run`)
+			args = append([]any{key, value, string(tenant)}, args...)
+			return nil
+		}
+		and(`EXISTS (SELECT 1 FROM run_labels l WHERE l.tenant = runs.tenant AND l.key = ? AND l.value = ? AND l.created = runs.created AND l.run = runs.id)`, key, value)
+		return nil
+	}); err != nil {
+		return nil, err
+	}
+	query := `SELECT ` + runColumns + ` FROM ` + from + ` WHERE runs.tenant = ?` + where.String() + ` ORDER BY ` + order + ` LIMIT ?`
 	return r.runs(query, tenant, append(args, all(q.Limit))...)
 }
 
@@ -222,15 +242,41 @@ const (
 func (t *tx) insertRun(row *work.Run) (int64, error) {
 	fixed, err := marshal(&identity{
 		row.Pack.Version, row.Pack.Digest, row.Submitter, row.SubmitterKey, row.Note, row.RetryOf,
-		row.TraceParent, row.TraceState, row.Baggage, row.Labels,
+		row.TraceParent, row.TraceState, row.Baggage, row.Labels, row.Project, int64(row.NotBefore),
 	})
 	if err != nil {
 		return 0, err
 	}
 	t.args = append(t.args,
 		textOrNull(row.RunToken), digestOrEmpty(row.PlanHash), row.Pack.Name, textOrNull(row.ConcurrencyKey), fixed)
-	return t.c.do(`INSERT INTO runs (open, ended, outputs, state, phase, started, updated, due, seq, head, log_seq,
+	changed, err := t.c.do(`INSERT INTO runs (open, ended, outputs, state, phase, started, updated, due, seq, head, log_seq,
 		next_root, left_over, active, slots, held, doc, tenant, id, name, created, run_token, plan_hash, pack, concurrency, identity)
 		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 		ON CONFLICT (tenant, id) DO NOTHING`, t.args...)
+	if err != nil || changed == 0 {
+		return changed, err
+	}
+	return changed, eachLabel(row.Project, row.Labels, func(key, value string) error {
+		_, err := t.c.do(`INSERT INTO run_labels (tenant, key, value, created, run) VALUES (?1, ?2, ?3, ?4, ?5)`,
+			string(row.Tenant), key, value, int64(row.Created), string(row.ID))
+		return err
+	})
+}
+
+// eachLabel calls fn for the project, if there is one, and the labels of a run or a query, as run_labels has them, by key.
+func eachLabel(project string, labels map[string]string, fn func(key, value string) error) error {
+	if project != "" {
+		if err := fn("", project); err != nil {
+			return err
+		}
+	}
+	for _, key := range slices.Sorted(maps.Keys(labels)) {
+		if key == "" {
+			continue // no label
+		}
+		if err := fn(key, labels[key]); err != nil {
+			return err
+		}
+	}
+	return nil
 }

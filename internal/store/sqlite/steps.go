@@ -37,6 +37,7 @@ type leaseDoc struct {
 	Cancel      bool   `json:"cancel,omitempty"`
 	Incarnation int64  `json:"incarnation"`
 	Lines       int64  `json:"lines,omitempty"`
+	Queue       string `json:"queue,omitempty"`
 }
 
 // decisionDoc keeps the signed statement as a text: as JSON inside of JSON it would not come back byte for byte.
@@ -46,7 +47,7 @@ type decisionDoc struct {
 }
 
 const stepColumns = `id, state, runner, priority, queued, session, lease_key, timer, epoch, attempt, created, started, ended,
-	outputs, items, inputs, doc`
+	outputs, items, inputs, doc, queue`
 
 func scanStep(tenant work.Tenant, run work.RunID, v values) (*work.Step, error) {
 	var doc stepDoc
@@ -66,13 +67,14 @@ func scanStep(tenant work.Tenant, run work.RunID, v values) (*work.Step, error) 
 	if v[2] != nil {
 		row.Queue = &work.QueueEntry{
 			Runner: v.text(2), Priority: int(v.number(3)), At: work.Time(v.number(4)), Concurrency: doc.QueueKey, Max: doc.QueueMax,
+			Queue: v.text(17),
 		}
 	}
 	if l := doc.Lease; l != nil {
 		row.Lease = &work.Lease{
 			Session: v.text(5), Worker: l.Worker, Granted: work.Time(l.Granted), Acked: work.Time(l.Acked),
 			Deadline: work.Time(l.Deadline), Concurrency: v.text(6), Cancel: l.Cancel,
-			Incarnation: l.Incarnation, Lines: l.Lines,
+			Incarnation: l.Incarnation, Lines: l.Lines, Queue: l.Queue,
 		}
 	}
 	for _, d := range doc.Decisions {
@@ -160,13 +162,14 @@ func (t *tx) PutStep(row *work.Step) error {
 		Artifacts: row.Artifacts, CarriedRun: row.CarriedRun,
 	}
 	var runner, priority, queued, session, key any
-	if q := row.Queue; q != nil {
-		runner, priority, queued = q.Runner, int64(q.Priority), int64(q.At)
-		doc.QueueKey, doc.QueueMax = q.Concurrency, q.Max
-	}
+	queue := ""
 	if l := row.Lease; l != nil {
-		session, key = l.Session, textOrNull(l.Concurrency)
-		doc.Lease = &leaseDoc{l.Worker, int64(l.Granted), int64(l.Acked), int64(l.Deadline), l.Cancel, l.Incarnation, l.Lines}
+		session, key, queue = l.Session, textOrNull(l.Concurrency), l.Queue
+		doc.Lease = &leaseDoc{l.Worker, int64(l.Granted), int64(l.Acked), int64(l.Deadline), l.Cancel, l.Incarnation, l.Lines, l.Queue}
+	}
+	if q := row.Queue; q != nil {
+		runner, priority, queued, queue = q.Runner, int64(q.Priority), int64(q.At), q.Queue
+		doc.QueueKey, doc.QueueMax = q.Concurrency, q.Max
 	}
 	for _, d := range row.Decisions {
 		doc.Decisions = append(doc.Decisions, decisionDoc{d, string(d.Statement)})
@@ -191,8 +194,11 @@ func (t *tx) PutStep(row *work.Step) error {
 		string(row.State), row.Epoch, int64(row.Attempt), int64(row.Created), orNull(int64(row.Started)), orNull(int64(row.Ended)),
 		textOrNull(row.Outputs), items, inputs, text,
 		string(row.Tenant), string(row.Run), string(row.ID),
-		orNull(stands), runner, priority, queued, session, key, orNull(int64(row.Timer)),
+		orNull(stands), runner, priority, queued, session, key, orNull(int64(row.Timer)), queue,
 	)
+	if stands == standsReady {
+		t.queues.add(row.Tenant, queue)
+	}
 	// An attempt that begins and a container whose child has ended stay where they are in every index.
 	if stands == standsLive && (row.Done > 0 || row.Lease != nil && row.Lease.Acked != 0) {
 		if changed, err := t.c.do(moveStep, t.args...); err != nil || changed > 0 {
@@ -206,15 +212,15 @@ func (t *tx) PutStep(row *work.Step) error {
 const (
 	moveStep = `UPDATE steps SET state = ?, epoch = ?, attempt = ?, created = ?, started = ?, ended = ?, outputs = ?, items = ?, inputs = ?,
 		doc = ? WHERE tenant = ? AND run = ? AND id = ? AND standing IS ? AND runner IS ? AND priority IS ? AND queued IS ?
-		AND session IS ? AND lease_key IS ? AND timer IS ?`
+		AND session IS ? AND lease_key IS ? AND timer IS ? AND queue = ?`
 	putStep = `INSERT INTO steps (state, epoch, attempt, created, started, ended, outputs, items, inputs, doc, tenant, run, id,
-		standing, runner, priority, queued, session, lease_key, timer)
-		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+		standing, runner, priority, queued, session, lease_key, timer, queue)
+		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 		ON CONFLICT (tenant, run, id) DO UPDATE SET state = excluded.state, epoch = excluded.epoch, attempt = excluded.attempt,
 		created = excluded.created, started = excluded.started, ended = excluded.ended, outputs = excluded.outputs,
 		items = excluded.items, inputs = excluded.inputs, doc = excluded.doc, standing = excluded.standing, runner = excluded.runner,
 		priority = excluded.priority, queued = excluded.queued, session = excluded.session, lease_key = excluded.lease_key,
-		timer = excluded.timer`
+		timer = excluded.timer, queue = excluded.queue`
 )
 
 // LiveSteps implements kernel.StepReader.

@@ -117,7 +117,7 @@ func (c *commands) report() func(*rig) string {
 		}
 		if lines > 0 {
 			text += fmt.Sprintln(r.AppendLines(r.ctx(), []store.LinesCommand{{
-				Tenant: g.Tenant, Run: g.Run, Step: g.Step, Token: g.Token, Lines: linesOf("one", "two")[:lines],
+				Session: g.Session, Tenant: g.Tenant, Run: g.Run, Step: g.Step, Token: g.Token, Lines: linesOf("one", "two")[:lines],
 			}}))
 		}
 		reply, err := r.Exchange(r.ctx(), request(g.Tenant, "s1", 0, reportOf(g, state)))

@@ -88,7 +88,7 @@ func readsSeeWrites(t *testing.T, d kernel.Driver) {
 		if err := errors.Join(tx.PutRun(row), tx.PutStep(plainStep(row, "a"))); err != nil {
 			return err
 		}
-		ready, err := tx.Ready("acme", []string{"process"}, nil, 10)
+		ready, err := tx.Ready("acme", []string{"process"}, nil, nil, 10)
 		if err != nil || len(ready) != 1 {
 			t.Fatalf("ready within the transaction: %v, %v", ready, err)
 		}
@@ -97,7 +97,7 @@ func readsSeeWrites(t *testing.T, d kernel.Driver) {
 		if err := tx.PutStep(moved); err != nil {
 			return err
 		}
-		ready, err = tx.Ready("acme", []string{"process"}, nil, 10)
+		ready, err = tx.Ready("acme", []string{"process"}, nil, nil, 10)
 		if err != nil || len(ready) != 0 {
 			t.Fatalf("a claimed step is still ready: %v, %v", ready, err)
 		}

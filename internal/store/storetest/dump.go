@@ -32,11 +32,15 @@ type dump struct {
 	Held     [][]kernel.StepRef // leases by session
 	DueSteps [][]kernel.StepRef
 	DueRuns  [][]kernel.StepRef
+	Ready    []work.Tenant
+	Counts   []kernel.LeaseCount
 	NextDue  work.Time
 	Census   []store.Census
 }
 
 type tenantDump struct {
+	Depths   [][]store.QueueDepth
+	Counts   []kernel.LeaseCount
 	Runs     []work.Run
 	Found    [][]work.Run
 	ByName   []*work.Run
@@ -112,6 +116,10 @@ func dumpOf(r kernel.Reader, w world) (dump, error) {
 		v, err = r.DueRuns(w.now, limit)
 		out.DueRuns = append(out.DueRuns, ask(a, v, err))
 	}
+	tenants, err := r.ReadyTenants()
+	out.Ready = ask(a, tenants, err)
+	counts, err := r.Leases("")
+	out.Counts = ask(a, counts, err)
 	next, err := r.NextDue()
 	out.NextDue = ask(a, next, err)
 	counted, err := r.Census(w.now)
@@ -189,6 +197,8 @@ func queries(w world) []store.RunQuery {
 	return []store.RunQuery{
 		{Open: true}, {Limit: 2}, {Pack: "alpha"}, {PlanHash: w.digests[0]},
 		{States: []work.State{work.Running, work.Queued}}, {States: []work.State{work.Succeeded, work.Running}, Limit: 2},
+		{Labels: map[string]string{"k": "v"}, Limit: 2}, {Labels: map[string]string{"k": "v", "env": "prod"}}, {Project: "shop"},
+		{Project: "shop", Labels: map[string]string{"env": "prod"}, Open: true}, {Labels: map[string]string{"k": "missing"}, Pack: "alpha"},
 		{Since: 3, Before: 6}, {Open: true, Pack: "beta", Before: 8, Limit: 3},
 	}
 }
@@ -198,7 +208,7 @@ func (a *asker) queue(t work.Tenant, w world, out *tenantDump) {
 	for _, runners := range [][]string{nil, w.runners[:1], w.runners, append(w.runners, w.runners...)} {
 		var after *kernel.ReadyStep
 		for {
-			page, err := a.r.Ready(t, runners, after, 2)
+			page, err := a.r.Ready(t, runners, nil, after, 2)
 			out.Ready = append(out.Ready, ask(a, page, err))
 			if len(page) < 2 || a.err != nil {
 				break
@@ -209,6 +219,18 @@ func (a *asker) queue(t work.Tenant, w world, out *tenantDump) {
 			after = &page[1]
 		}
 	}
+	for _, except := range [][]string{{"exports"}, {"", "shop/default"}} {
+		some, err := a.r.Ready(t, w.runners, except, nil, 0)
+		out.Ready = append(out.Ready, ask(a, some, err))
+	}
+	for _, limit := range []int{0, 2} {
+		depths, err := a.r.Depths(t, limit)
+		out.Depths = append(out.Depths, ask(a, depths, err))
+		live, err := a.r.LiveRuns(t, limit)
+		out.Active = append(out.Active, ask(a, live, err))
+	}
+	counts, err := a.r.Leases(t)
+	out.Counts = ask(a, counts, err)
 	for _, key := range w.keys {
 		active, err := a.r.ActiveRuns(t, key)
 		out.Active = append(out.Active, ask(a, active, err))

@@ -95,10 +95,14 @@ func (g gen) newRun(tenant work.Tenant, id work.RunID) *work.Run {
 		Submitter: g.text("submitter"), Note: g.text("note"), RunToken: pick(g, "token", "", "", "t1", "t2"),
 		RetryOf: pick(g, "retry of", "", work.RunID("run_1")), ConcurrencyKey: pick(g, "key", "", "db", "gpu"),
 		TraceState: pick(g, "trace state", "", "v=1"), Baggage: pick(g, "baggage", "", "team=blue"),
+		Project: pick(g, "project", "", "", "shop"), NotBefore: pick(g, "not before", 0, 0, work.Time(7)),
 		Created: g.time("created"), State: work.Queued, Phase: work.PhaseAdmission,
 	}
 	if g.yes("labels") {
-		r.Labels = map[string]string{"k": g.text("label"), "": "empty"}
+		r.Labels = map[string]string{"k": pick(g, "label", "v", "w"), "": "empty"}
+		if g.yes("another label") {
+			r.Labels["env"] = "prod"
+		}
 	}
 	g.moveRun(r)
 	return r
@@ -116,7 +120,7 @@ func (g gen) moveRun(r *work.Run) {
 		r.Outputs = g.json("outputs")
 		return
 	}
-	r.State, r.Phase = work.Running, pick(g, "phase", work.PhaseAdmission, work.PhaseMain, work.PhaseFinally, work.PhaseEnded)
+	r.State, r.Phase = work.Running, pick(g, "phase", work.PhaseDelayed, work.PhaseAdmission, work.PhaseMain, work.PhaseFinally, work.PhaseEnded)
 	if r.Phase == work.PhaseEnded {
 		r.State, r.Ended, r.Due = pick(g, "end", work.Succeeded, work.Failed, work.Cancelled), g.time("ended")+1, 0
 		r.Outputs = g.json("outputs")
@@ -133,16 +137,17 @@ func (g gen) newStep(tenant work.Tenant, run work.RunID, id work.StepID) *work.S
 		Artifacts: g.artifacts(), CarriedRun: pick(g, "carried", "", work.RunID("run_9")),
 		Created: g.time("created"), Started: g.time("started"), Ended: g.time("ended"),
 	}
+	queue := pick(g, "queue", "", "", "exports", "shop/default")
 	if g.yes("leased") {
 		s.Lease = &work.Lease{
 			Session: pick(g, "session", g.w.sessions...), Worker: g.text("worker"), Granted: g.time("granted"), Acked: g.time("acked"),
-			Deadline: g.time("deadline"), Concurrency: pick(g, "lease key", "", "db", "gpu"), Cancel: g.yes("cancel"),
+			Deadline: g.time("deadline"), Concurrency: pick(g, "lease key", "", "db", "gpu"), Cancel: g.yes("cancel"), Queue: queue,
 		}
 	}
 	if g.yes("in the queue") {
 		s.Queue = &work.QueueEntry{
 			Priority: g.number("priority", -1, 1), At: g.time("at"), Runner: pick(g, "runner", g.w.runners...),
-			Concurrency: pick(g, "queue key", "", "db"), Max: g.number("max", 0, 2),
+			Concurrency: pick(g, "queue key", "", "db"), Max: g.number("max", 0, 2), Queue: queue,
 		}
 	}
 	if g.yes("decided") {

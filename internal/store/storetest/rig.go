@@ -139,7 +139,7 @@ func (r *rig) claim(tenant work.Tenant, session string, most, want int) []store.
 }
 
 func ackOf(g store.Grant) store.AckCommand {
-	return store.AckCommand{Tenant: g.Tenant, Run: g.Run, Step: g.Step, Token: g.Token}
+	return store.AckCommand{Session: g.Session, Tenant: g.Tenant, Run: g.Run, Step: g.Step, Token: g.Token}
 }
 
 func reportOf(g store.Grant, state work.State) store.ReportCommand {

@@ -404,7 +404,7 @@ func testLines(r *rig) {
 	r.session(acme, "s")
 	grants := r.claim(acme, "s", 2, 2)
 	send := func(g store.Grant, from int64, texts ...string) error {
-		return r.AppendLines(r.ctx(), []store.LinesCommand{{Tenant: acme, Run: g.Run, Step: g.Step, Token: g.Token, From: from, Lines: linesOf(texts...)}})[0]
+		return r.AppendLines(r.ctx(), []store.LinesCommand{{Session: "s", Tenant: acme, Run: g.Run, Step: g.Step, Token: g.Token, From: from, Lines: linesOf(texts...)}})[0]
 	}
 	r.must("lines", send(grants[0], 1, "a1", "a2"))
 	r.must("lines", send(grants[1], 1, "b1"))

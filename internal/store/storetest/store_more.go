@@ -160,7 +160,7 @@ func testFencing(r *rig) {
 		before := r.run(acme, run.ID)
 		r.wants("ack under "+what, r.Ack(r.ctx(), []store.AckCommand{ackOf(forged)})[0], fault.Stale)
 		r.wants("report under "+what, r.report("s", forged, work.Succeeded), fault.Stale)
-		r.wants("lines under "+what, r.AppendLines(r.ctx(), []store.LinesCommand{{Tenant: acme, Run: g.Run, Step: g.Step, Token: token, Lines: linesOf("x")}})[0], fault.Stale)
+		r.wants("lines under "+what, r.AppendLines(r.ctx(), []store.LinesCommand{{Session: "s", Tenant: acme, Run: g.Run, Step: g.Step, Token: token, Lines: linesOf("x")}})[0], fault.Stale)
 		if after := r.run(acme, run.ID); after.Seq != before.Seq || after.LogSeq != before.LogSeq {
 			r.Errorf("%s changed something", what)
 		}
@@ -176,7 +176,7 @@ func testTenants(r *rig) {
 	r.session(acme, "s")
 	g := r.claim(acme, "s", 1, 1)[0]
 	r.must("attach", r.Attach(r.ctx(), acme, run.ID, "kind", []byte("secret")))
-	r.must("lines", r.AppendLines(r.ctx(), []store.LinesCommand{{Tenant: acme, Run: g.Run, Step: g.Step, Token: g.Token, Lines: linesOf("secret")}})[0])
+	r.must("lines", r.AppendLines(r.ctx(), []store.LinesCommand{{Session: "s", Tenant: acme, Run: g.Run, Step: g.Step, Token: g.Token, Lines: linesOf("secret")}})[0])
 	before := mustDump(r.tb, r.driver, small())
 	never := work.RunID("run_" + strings.Repeat("9", 26))
 	for what, ask := range map[string]func(id work.RunID, name string, hash work.Digest) any{
@@ -208,10 +208,10 @@ func testTenants(r *rig) {
 			return r.ResolveDeadLetter(r.ctx(), zenith, id, "a", work.Actor{Name: "eve"})
 		},
 		"Ack": func(id work.RunID, _ string, _ work.Digest) any {
-			return r.Ack(r.ctx(), []store.AckCommand{{Tenant: zenith, Run: id, Step: "a", Token: g.Token}})[0]
+			return r.Ack(r.ctx(), []store.AckCommand{{Session: "s", Tenant: zenith, Run: id, Step: "a", Token: g.Token}})[0]
 		},
 		"AppendLines": func(id work.RunID, _ string, _ work.Digest) any {
-			return r.AppendLines(r.ctx(), []store.LinesCommand{{Tenant: zenith, Run: id, Step: "a", Token: g.Token, Lines: linesOf("x")}})[0]
+			return r.AppendLines(r.ctx(), []store.LinesCommand{{Session: "s", Tenant: zenith, Run: id, Step: "a", Token: g.Token, Lines: linesOf("x")}})[0]
 		},
 		"Report": func(id work.RunID, _ string, _ work.Digest) any {
 			c := reportOf(g, work.Succeeded)
