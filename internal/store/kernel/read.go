@@ -156,9 +156,14 @@ func (s *Store) AppendLog(ctx context.Context, tenant work.Tenant, a store.LogAp
 		if size != a.Size {
 			return fault.New(fault.Conflict, "the log of %s has %d leaves, not %d", tenant, size, a.Size)
 		}
+		if err := u.tx.AppendLog(tenant, a); err != nil {
+			if u.lock == nil || fault.CodeOf(err) != fault.Conflict {
+				u.fail(err)
+			}
+			return err // of a shared store: another server has sealed them, and nothing has changed
+		}
 		u.wrote = true
-		u.fail(u.tx.AppendLog(tenant, a))
-		return u.err
+		return nil
 	})
 }
 

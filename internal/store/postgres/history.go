@@ -193,13 +193,16 @@ func (t *tx) AppendLog(tenant work.Tenant, a store.LogAppend) error {
 	for _, row := range rows {
 		ended.add(row.Ended, tenant, row.ID, "")
 	}
-	sealed := 0
-	if err := t.ask(unsealedGoes+` RETURNING 1`, func(pgx.Rows) error { sealed++; return nil }, ended.tenants, ended.at, ended.runs); err != nil {
+	open := 0 // looked for before anything is changed: another server may have sealed them
+	if err := t.ask(`SELECT 1 FROM unnest($1::text[], $2::bigint[], $3::text[]) AS k (tenant, ended, run)
+		CROSS JOIN LATERAL (SELECT 1 FROM unsealed x WHERE x.tenant = k.tenant AND x.ended = k.ended AND x.run = k.run LIMIT 1) u`,
+		func(pgx.Rows) error { open++; return nil }, ended.tenants, ended.at, ended.runs); err != nil {
 		return err
 	}
-	if sealed != len(ids) {
-		return fault.New(fault.Conflict, "%d of the %d runs have not ended or are sealed already", len(ids)-sealed, len(ids))
+	if open != len(ids) {
+		return fault.New(fault.Conflict, "%d of the %d runs have not ended or are sealed already", len(ids)-open, len(ids))
 	}
+	t.l.tell(unsealedGoes, ended.tenants, ended.at, ended.runs)
 	indexes := make([]int64, len(ids))
 	for i := range indexes {
 		indexes[i] = size + int64(i)
