@@ -106,7 +106,7 @@ func (s *Server) prepare(ctx context.Context) error {
 	if s.federated, err = oidc.New(s.opts.Providers, Now, s.Log); err != nil {
 		return err
 	}
-	routes := rest.Routes(rest.Deps{Store: s.Store, Blobs: s.Blobs, Identity: s.Identity, Login: s.logins(), Space: s.space, Now: Now})
+	routes := rest.Routes(rest.Deps{Store: s.Store, Blobs: s.Blobs, Identity: s.Identity, Login: s.logins(), Space: s.space, Check: s.checks, Now: Now})
 	routes = append(routes, workerapi.Routes(workerapi.Deps{
 		Store: s.Store, Blobs: s.Blobs, Spool: filepath.Join(s.Dir, "uploads"), Now: Now, Log: s.Log, Trust: s.trust, Roots: s.roots, Authority: s.authority,
 	})...)

@@ -21,12 +21,13 @@ func (s *service) accountRoutes() []httpapi.Route {
 	tenants.NoTenant = true
 	make := post("/api/v1/tenants", "createTenant", "identity", "Make a tenant, as an administrator of the installation", access.Admin, http.StatusCreated, api.TenantRequest{}, api.Tenant{}, s.createTenant)
 	make.NoTenant = true
+	checks := get("/api/v1/checks", "listChecks", "server", "Try what runs need of the server: store, files, disk, keys, workers", access.OrchRead, api.CheckList{}, s.listChecks)
 	change := httpapi.Route{
 		Method: http.MethodPut, Path: "/api/v1/accounts/{name}", Name: "changeAccount", Tag: "identity", Scope: access.Admin,
 		Summary: "Change the roles and scopes of an account, or disable it", Body: api.AccountRequest{}, Reply: api.Account{}, Handle: s.changeAccount,
 	}
 	return []httpapi.Route{
-		login, me, tenants, make,
+		checks, login, me, tenants, make,
 		get("/api/v1/accounts", "listAccounts", "identity", "List the accounts of the tenant by name", access.Admin, api.AccountList{}, s.listAccounts, httpapi.PageParams()...),
 		post("/api/v1/accounts", "createAccount", "identity", "Make an account", access.Admin, http.StatusCreated, api.AccountRequest{}, api.Account{}, s.createAccount),
 		get("/api/v1/accounts/{name}", "getAccount", "identity", "Show an account", access.Admin, api.Account{}, s.getAccount),
@@ -39,6 +40,10 @@ func (s *service) accountRoutes() []httpapi.Route {
 			Summary: "Revoke a token; it counts from the next request on", Status: http.StatusNoContent, Handle: s.revokeToken,
 		},
 	}
+}
+
+func (s *service) listChecks(w http.ResponseWriter, r *http.Request, c *httpapi.Call) error {
+	return httpapi.Reply(w, http.StatusOK, api.CheckList{Items: s.Check(r.Context(), c.Tenant)})
 }
 
 func (s *service) me(w http.ResponseWriter, _ *http.Request, c *httpapi.Call) error {

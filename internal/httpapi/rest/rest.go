@@ -42,6 +42,7 @@ type Deps struct {
 	Identity *identity.Service
 	Login    []api.LoginProvider                                           // where people can log in
 	Space    func(ctx context.Context, tenant work.Tenant) (*Space, error) // fault.NotFound for a tenant that does not exist
+	Check    func(ctx context.Context, tenant work.Tenant) []api.Check     // tries what the tenant's runs need of the server
 	Now      func() work.Time
 }
 
