@@ -12,6 +12,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"orrery.example/orrery/api"
@@ -199,7 +200,7 @@ func (t *tokenFile) read() error {
 	if err != nil {
 		return fault.New(fault.Invalid, "the token file: %v", err)
 	}
-	if info.Mode().Perm()&0o077 != 0 {
+	if exposed(info) {
 		return fault.New(fault.Denied, "others may read the token file %s", t.path).WithHint("chmod 600 %s", t.path)
 	}
 	if info.ModTime().Equal(t.stamp) {
@@ -214,6 +215,15 @@ func (t *tokenFile) read() error {
 	}
 	t.stamp = info.ModTime()
 	return nil
+}
+
+// exposed reports whether a file of secrets may be read by more people than meant. A group may read what somebody else has put there for it,
+// as the secrets of Kubernetes are; the owner of a file of his own has no reason to share it.
+func exposed(info os.FileInfo) bool {
+	mode := info.Mode().Perm()
+	st, ok := info.Sys().(*syscall.Stat_t)
+	mine := !ok || int(st.Uid) == os.Getuid()
+	return mode&0o007 != 0 || mine && mode&0o070 != 0
 }
 
 func (t *tokenFile) value() string {

@@ -29,11 +29,15 @@ func finding(check, result, detail, fix string) Finding {
 }
 
 func (c *cli) doctorCommand() *cobra.Command {
+	var ready string
 	cmd := &cobra.Command{
 		Use: "doctor", Short: "Check this machine and the data folder, or a server", Args: atMost(0),
 		Long: `Doctor tries what runs will need: the data folder, the speed of its disk, keys, and every layer of the sandbox by using it.
 Where a server is meant, by --server or a context, it tries the way there, the token, and lets the server try its store, files and workers.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if ready != "" {
+				return c.askReady(cmd.Context(), ready)
+			}
 			s, err := c.server()
 			if err != nil {
 				return err
@@ -54,9 +58,30 @@ Where a server is meant, by --server or a context, it tries the way there, the t
 			return c.verdict(findings, capability)
 		},
 	}
+	cmd.Flags().StringVar(&ready, "ready", "", "only ask the server at this address whether it is ready; needs no token")
 	cmd.Flags().StringSliceVar(&c.withhold, "withhold", nil, "sandbox layers to do without, to see what would be refused")
 	c.workFlags(cmd)
 	return cmd
+}
+
+// askReady is for health checks where nothing but this program is at hand.
+func (c *cli) askReady(ctx context.Context, address string) error {
+	s, err := client.New(client.Config{URL: address, CAFile: c.caFile})
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	r, err := s.Readiness(ctx)
+	if err != nil {
+		return err
+	}
+	if !r.Ready {
+		return fault.New(fault.Unavailable, "%s is not ready", address).WithHint("it drains, or its store does not answer: look at its log")
+	}
+	return c.show(map[string]any{"ready": true, "version": r.Version}, func(out io.Writer) error {
+		_, err := fmt.Fprintln(out, "ready", r.Version)
+		return err
+	})
 }
 
 // verdict shows what was found; the first failure is the error.

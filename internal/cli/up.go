@@ -125,7 +125,9 @@ func (c *cli) serve(ctx context.Context, v config.Values, work bool) error {
 		return err
 	}
 	defer s.Close()
+	context.AfterFunc(ctx, func() { notify("STOPPING=1") })
 	return s.Serve(ctx, func(url string) {
+		notify("READY=1")
 		if c.machine() {
 			_ = c.emit(map[string]string{"url": url, "adminToken": s.Admin}) // nobody reads: the server serves on
 			return

@@ -94,7 +94,9 @@ func (c *cli) work(ctx context.Context, o app.WorkerOptions, tenant bool) error 
 	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	context.AfterFunc(ctx, stop) // a second signal ends the process
+	context.AfterFunc(ctx, func() { notify("STOPPING=1") })
 	return app.RunWorker(ctx, o, func(name string) {
+		notify("READY=1")
 		if !c.quiet {
 			fmt.Fprintf(c.Out, "joined as %s\n", name)
 		}
