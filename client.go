@@ -170,6 +170,14 @@ func (c *Client) Submit(ctx context.Context, r api.SubmitRequest, by *Signer) (a
 	return out, c.ask(ctx, http.MethodPost, "runs", r, &out)
 }
 
+// SubmitMany starts many runs of one pack, up to 500, with one request and one commit. The server signs with the key that it keeps for the
+// caller's account, unless every run brings a signed request. When one cannot be planned none is started; each entry of the answer names
+// its run or says why it was not started.
+func (c *Client) SubmitMany(ctx context.Context, r api.BatchRequest) (api.BatchReply, error) {
+	var out api.BatchReply
+	return out, c.ask(ctx, http.MethodPost, "run-batches", r, &out)
+}
+
 // Get returns a run, by its id or by its name.
 func (c *Client) Get(ctx context.Context, run string) (api.RunDetail, error) {
 	var out api.RunDetail

@@ -91,6 +91,33 @@ type SubmitReply struct {
 	State    string `json:"state"`
 }
 
+// BatchRequest asks for many runs of one pack. What can be created is created in one transaction.
+type BatchRequest struct {
+	PackSource
+	Runs []BatchRun `json:"runs"` // at most 500
+}
+
+// BatchRun is one run of a batch. With Request it is its author's, as in SubmitRequest.
+type BatchRun struct {
+	Inputs   map[string]json.RawMessage `json:"inputs,omitempty"`
+	PlanHash string                     `json:"planHash,omitempty"` // refuse when the plan has another
+	Note     string                     `json:"note,omitempty"`
+	RunToken string                     `json:"runToken,omitempty"`
+	Labels   map[string]string          `json:"labels,omitempty"`
+	Request  json.RawMessage            `json:"request,omitempty"`
+}
+
+// BatchReply has one entry for each run of the request, in its order.
+type BatchReply struct {
+	Runs []BatchEntry `json:"runs"`
+}
+
+// BatchEntry names the run that was created, or says why it was not.
+type BatchEntry struct {
+	SubmitReply
+	Error *Error `json:"error,omitempty"`
+}
+
 // RetryRequest asks for another run that keeps what still holds, or for a rerun that keeps nothing.
 type RetryRequest struct {
 	From     []string                   `json:"from,omitempty"` // steps to repeat with all that builds on them; may have wildcards

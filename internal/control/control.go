@@ -11,10 +11,10 @@ import (
 	"io"
 	"io/fs"
 	"strings"
+	"sync/atomic"
 
 	"github.com/google/uuid"
 
-	"orrery.example/orrery/internal/canonical"
 	"orrery.example/orrery/internal/dsse"
 	"orrery.example/orrery/internal/engine"
 	"orrery.example/orrery/internal/evidence"
@@ -46,6 +46,8 @@ type Service struct {
 	Blobs Blobs
 	Trust func() (keyring.Trust, error) // the trust root of the moment
 	Now   func() work.Time
+
+	crowded atomic.Int32 // rises when names are taken, falls when they are free
 }
 
 // Plan turns a pack with its inputs into a plan. Errors: manifest.Problems with places in the manifest.
@@ -80,29 +82,6 @@ type Submission struct {
 	Trace    work.Trace
 }
 
-// Submit signs the request, stores the files of the pack and creates the run. Errors: fault.Conflict for a run token that
-// was used for another plan.
-func (s *Service) Submit(ctx context.Context, sub Submission) (work.Run, error) {
-	p := sub.Built.Plan
-	if err := s.keepFiles(ctx, sub); err != nil {
-		return work.Run{}, err
-	}
-	id, inputs, envelope, err := Request(ctx, sub, s.Now())
-	if err != nil {
-		return work.Run{}, err
-	}
-	request := envelope.Encode()
-	run := work.Run{
-		Tenant: sub.Tenant, ID: id, PlanHash: sub.Built.Hash, Pack: p.Pack, Submitter: sub.By.Name(), SubmitterKey: sub.By.KeyID(),
-		Note: sub.Note, RunToken: sub.RunToken, RetryOf: sub.RetryOf, Labels: sub.Labels,
-	}
-	carry(&run, sub.Trace)
-	if run.ConcurrencyKey, err = concurrencyKey(p); err != nil {
-		return work.Run{}, err
-	}
-	return s.create(ctx, run, sub, inputs, request)
-}
-
 // Request signs what somebody asks to have run, and says under which id.
 func Request(ctx context.Context, sub Submission, now work.Time) (id work.RunID, inputs work.Digest, e dsse.Envelope, err error) {
 	p := sub.Built.Plan
@@ -117,28 +96,6 @@ func Request(ctx context.Context, sub Submission, now work.Time) (id work.RunID,
 		Nonce: rand.Text(), IssuedAt: now, Note: sub.Note,
 	}, sub.By)
 	return id, inputs, e, err
-}
-
-func (s *Service) create(ctx context.Context, run work.Run, sub Submission, inputs work.Digest, request []byte) (work.Run, error) {
-	data := work.SubmittedData{
-		PlanHash: run.PlanHash, Pack: run.Pack, Submitter: run.Submitter, SubmitterKey: run.SubmitterKey, Note: run.Note,
-		RunToken: run.RunToken, InputsHash: inputs, RetryOf: run.RetryOf, Labels: run.Labels,
-		TraceParent: run.TraceParent, TraceState: run.TraceState, Baggage: run.Baggage,
-		ReplayToken: string(canonical.Digest([]byte(string(inputs) + "\n" + string(run.PlanHash)))),
-		Request:     canonical.Digest(request), Carried: sub.Carried, Concurrency: run.ConcurrencyKey,
-	}
-	store.About(ctx, string(run.ID))
-	for attempt := 0; ; attempt++ {
-		run.Name = newName(attempt)
-		data.Name = run.Name
-		out := s.Store.Submit(ctx, []store.Submission{{Run: run, Canonical: sub.Built.Canonical, Data: data, Request: request}})[0]
-		if fault.CodeOf(out.Err) == fault.Conflict && attempt < maxNames {
-			if _, err := s.Store.Run(ctx, run.Tenant, run.Name); err == nil {
-				continue // only the name was taken
-			}
-		}
-		return out.Run, out.Err
-	}
 }
 
 func (s *Service) keepFiles(ctx context.Context, sub Submission) error {

@@ -9,13 +9,16 @@ import (
 // maxNames is how many names are tried for a run before a number is put behind them for good.
 const maxNames = 20
 
-// newName returns two words that are easy to say and type. From the fourth attempt on a number makes it longer.
+// firstLong is the first attempt whose name is made longer by a number.
+const firstLong = 3
+
+// newName returns two words that are easy to say and type, at later attempts with a number.
 func newName(attempt int) string {
 	var b [4]byte
 	_, _ = rand.Read(b[:]) // never fails, by its documentation
 	adjectives, nouns := strings.Fields(adjectiveList), strings.Fields(nounList)
 	name := adjectives[int(b[0])%len(adjectives)] + "-" + nouns[int(b[1])%len(nouns)]
-	if attempt > 2 {
+	if attempt >= firstLong {
 		name += fmt.Sprintf("-%d", (int(b[2])<<8|int(b[3]))%9000+1000)
 	}
 	return name

@@ -106,6 +106,12 @@ func envelope(err error, trace string) api.ErrorReply {
 	return api.ErrorReply{Error: e}
 }
 
+// Failure is the error of one entry of a batch, in the form of the envelope.
+func Failure(err error, c *Call) *api.Error {
+	e := envelope(err, c.RequestID).Error
+	return &e
+}
+
 // ReplyTagged writes v as JSON with an ETag over its bytes, or 304 to a client that has them.
 func ReplyTagged(w http.ResponseWriter, r *http.Request, v any) error {
 	raw, err := json.Marshal(v)

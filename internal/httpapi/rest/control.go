@@ -20,6 +20,8 @@ func (s *service) controlRoutes() []httpapi.Route {
 	const may = access.PacksRun
 	submit := post(runs, "submitRun", "runs", "Submit a run", may, http.StatusCreated, api.SubmitRequest{}, api.SubmitReply{}, s.submit)
 	submit.Limit = maxManifest
+	batch := post("/api/v1/run-batches", "submitRuns", "runs", "Submit many runs of one pack", may, http.StatusCreated, api.BatchRequest{}, api.BatchReply{}, s.submitBatch)
+	batch.Limit = maxManifest
 	decide := post(runs+"/{runId}/approve", "decideGate", "gates", "Approve or reject a gate of a run", access.PacksApprove, 0, api.ApproveRequest{}, api.Run{}, s.decide)
 	retry := post(runs+"/{runId}/retry", "retryRun", "runs", "Run again what did not succeed, keeping the results of what did", may, http.StatusCreated, api.RetryRequest{}, api.RetryReply{}, s.retry)
 	retry.Limit = maxManifest
@@ -27,7 +29,7 @@ func (s *service) controlRoutes() []httpapi.Route {
 		return post(runs+"/{runId}/"+verb, verb+"Run", "runs", summary, may, 0, api.ControlRequest{}, api.Run{}, s.control(verb))
 	}
 	return []httpapi.Route{
-		submit, decide, retry,
+		submit, batch, decide, retry,
 		verb("cancel", "Stop a run; its finally steps still run"),
 		verb("pause", "Let nothing new of a run start"),
 		verb("resume", "Carry on a paused run"),
