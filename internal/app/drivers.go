@@ -33,7 +33,7 @@ func openStore(ctx context.Context, o Options) (*kernel.Store, func() error, err
 		if err != nil {
 			return nil, nil, err
 		}
-		s := kernel.New(driver, kernel.Options{Now: Now, Log: o.Log})
+		s := kernel.New(driver, o.Telemetry.kernel(kernel.Options{Now: Now, Log: o.Log}))
 		return s, s.Close, nil
 	}
 	if scheme, _, _ := strings.Cut(o.Store, "://"); scheme != "postgres" && scheme != "postgresql" {
@@ -47,7 +47,7 @@ func openStore(ctx context.Context, o Options) (*kernel.Store, func() error, err
 	if err != nil {
 		return nil, nil, errors.Join(err, driver.Close())
 	}
-	s := kernel.New(driver, kernel.Options{Now: Now, Log: o.Log, Announce: hints.Announce})
+	s := kernel.New(driver, o.Telemetry.kernel(kernel.Options{Now: Now, Log: o.Log, Announce: hints.Announce}))
 	heard := hints.Listen(context.WithoutCancel(ctx))
 	go func() {
 		for range heard {

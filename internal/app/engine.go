@@ -3,7 +3,6 @@ package app
 import (
 	"context"
 	"errors"
-	"log/slog"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -44,7 +43,7 @@ func (f *Folder) Start(ctx context.Context) (wait func() error, err error) {
 	group.Go(func() { failed = w.Run(ctx) })
 	group.Go(func() { f.timers(ctx) })
 	group.Go(func() { f.inbox(ctx) })
-	group.Go(func() { seals(ctx, f.Attest, f.Store.Watch(ctx), f.Tenant, f.Log) })
+	group.Go(func() { f.seals(ctx, f.Attest, f.Tenant) })
 	return func() error { group.Wait(); return failed }, nil
 }
 
@@ -83,11 +82,12 @@ func (f *Folder) worker(ctx context.Context, tenant work.Tenant, spaces string, 
 	if secret == nil {
 		secret = resolveSecret
 	}
+	name := host + "/local"
 	return worker.New(worker.Config{
-		Name: host + "/local", Tenant: tenant, Slots: slots, Dir: spaces, Local: !f.Shared(), Sandbox: driver, Tier: int(sandbox.T3),
-		Inside: insideOf(ctx, driver), Secret: secret, Path: path, Wake: f.Store.Watch(ctx), Now: Now, Log: f.Log,
-		Admit: admit,
-	}, f.Store, f.Blobs), nil
+		Name: name, Tenant: tenant, Slots: slots, Dir: spaces, Local: !f.Shared(), Sandbox: driver, Tier: int(sandbox.T3),
+		Inside: insideOf(ctx, driver), Secret: f.Telemetry.secret(secret), Path: path, Wake: f.Store.Watch(ctx), Now: Now, Log: f.Log,
+		Admit: admit, Observe: f.Telemetry.attempts(name),
+	}, f.Telemetry.source(f.Store, slots), f.Blobs), nil
 }
 
 // insideOf tells where a step sees its work folder: at a fixed place when it has a root of its own, else where it is.
@@ -122,7 +122,7 @@ func (f *Folder) timers(ctx context.Context) {
 	for {
 		next, err := f.Store.Tick(context.WithoutCancel(ctx), batch)
 		if err != nil {
-			f.Log.Error("timers", "error", err)
+			f.failed("timers", err)
 		}
 		wait := longest
 		if next != 0 {
@@ -135,10 +135,11 @@ func (f *Folder) timers(ctx context.Context) {
 }
 
 // seals puts ended runs of a tenant into the log soon after their end.
-func seals(ctx context.Context, a *attest.Service, wake <-chan struct{}, tenant work.Tenant, log *slog.Logger) {
+func (f *Folder) seals(ctx context.Context, a *attest.Service, tenant work.Tenant) {
+	wake := f.Store.Watch(ctx)
 	for {
 		if _, err := a.Seal(context.WithoutCancel(ctx), tenant); err != nil {
-			log.Error("sealing", "tenant", tenant, "error", err)
+			f.failed("sealing", err, "tenant", tenant)
 		}
 		if !pause(ctx, wake, time.Second) {
 			return

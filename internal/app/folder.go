@@ -34,6 +34,7 @@ type Options struct {
 	Withhold         []string                                             // sandbox layers to do without, to see what is refused
 	Secret           func(tenant work.Tenant, ref string) ([]byte, error) // resolves references to secrets for the worker here; nil lets a step have what this user has
 	Log              *slog.Logger
+	Telemetry        *Telemetry // nil tells nothing
 }
 
 // Folder is an open data folder.
@@ -75,9 +76,17 @@ func (f *Folder) open(ctx context.Context) error {
 	if f.Store, f.close, err = openStore(ctx, f.Options); err != nil {
 		return err
 	}
+	unfollow, shut := f.Telemetry.follow(f.Store), f.close
+	f.close = func() error {
+		unfollow()
+		err := shut()
+		f.Telemetry.Close()
+		return err
+	}
 	if f.Blobs, err = openBlobs(ctx, f.Options); err != nil {
 		return errors.Join(err, f.close())
 	}
+	f.Blobs = f.Telemetry.blobs(f.Blobs)
 	f.Control = &control.Service{Store: f.Store, Blobs: f.Blobs, Trust: f.Keys.Trust, Now: Now}
 	if f.ReadOnly {
 		return nil

@@ -40,6 +40,7 @@ type WorkerOptions struct {
 	TrustServer bool   // instead: the server's word for whose signatures count
 	RulesFile   string // whose signatures may run what here; "" for whoever is trusted
 	Version     string
+	Aside       Aside
 }
 
 // RunWorker works for a server until ctx ends or the server says to leave, then lets what runs end. ready is called once with the name that
@@ -49,6 +50,10 @@ func RunWorker(ctx context.Context, o WorkerOptions, ready func(name string)) er
 	defer stop()
 	life, kill := context.WithCancel(context.WithoutCancel(ctx))
 	defer kill()
+	defer o.Telemetry.Close()
+	if err := o.Aside.serve(life, o.Telemetry, o.Log); err != nil {
+		return err
+	}
 	w, source, err := newRemoteWorker(life, o)
 	if err != nil {
 		return err
@@ -115,8 +120,9 @@ func newRemoteWorker(life context.Context, o WorkerOptions) (*worker.Worker, *re
 	}
 	return worker.New(worker.Config{
 		Name: o.Name, Tenant: o.Tenant, Slots: o.Slots, Dir: spaces, Sandbox: driver, Labels: o.Labels, Tier: tier,
-		Inside: insideOf(life, driver), Secret: resolveSecret, Path: o.StepPath, Wake: source.Wake(), Now: Now, Log: o.Log, Admit: guard.Check,
-	}, source, client.Blobs(cache, spool)), source, nil
+		Inside: insideOf(life, driver), Secret: o.Telemetry.secret(resolveSecret), Path: o.StepPath, Wake: source.Wake(), Now: Now, Log: o.Log, Admit: guard.Check,
+		Observe: o.Telemetry.attempts(o.Name),
+	}, o.Telemetry.source(source, o.Slots), client.Blobs(cache, spool)), source, nil
 }
 
 // dial makes the connection, with the proofs of who the worker is.

@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"encoding/json"
 	"errors"
+	"io"
 	"net"
 	"net/http"
 	"os"
@@ -43,6 +44,8 @@ type ServerOptions struct {
 	Version  string
 
 	Providers []oidc.Issuer // identity providers that are trusted
+	Aside     Aside
+	Inspect   func(ctx context.Context) map[string]any // documents for a debug bundle, by name; nil for none
 
 	SecretEnv []string // variables that a step here may be given
 	SecretDir string   // and files, below a folder of the tenant's name
@@ -106,20 +109,33 @@ func (s *Server) prepare(ctx context.Context) error {
 	if s.federated, err = oidc.New(s.opts.Providers, Now, s.Log); err != nil {
 		return err
 	}
-	routes := rest.Routes(rest.Deps{Store: s.Store, Blobs: s.Blobs, Identity: s.Identity, Login: s.logins(), Space: s.space, Check: s.checks, Now: Now})
+	routes := rest.Routes(rest.Deps{Store: s.Store, Blobs: s.Blobs, Identity: s.Identity, Login: s.logins(), Space: s.space, Check: s.checks, Now: Now, Debug: s.debug})
 	routes = append(routes, workerapi.Routes(workerapi.Deps{
 		Store: s.Store, Blobs: s.Blobs, Spool: filepath.Join(s.Dir, "uploads"), Now: Now, Log: s.Log, Trust: s.trust, Roots: s.roots, Authority: s.authority,
 	})...)
-	routes = append(routes, httpapi.ProbeRoutes(httpapi.Probes{Ready: s.ready, Version: s.opts.Version})...)
+	routes = append(routes, httpapi.ProbeRoutes(httpapi.Probes{Ready: s.ready, Metrics: s.opts.Aside.metrics(s.Telemetry), Version: s.opts.Version})...)
 	documents, err := httpapi.DocumentRoutes(routes, s.opts.Version)
 	if err != nil {
 		return err
 	}
-	s.api, err = httpapi.New(httpapi.Config{
+	config := httpapi.Config{
 		Routes: append(routes, documents...), Identity: callers{s.Identity, s.federated}, Certificate: s.authority.Identify, Tenant: s.Identity.KnowTenant, Records: s.Store,
 		Version: s.opts.Version, Rate: s.opts.Rate, Burst: s.opts.Burst, Now: Now, Log: s.Log,
-	})
+	}
+	if s.Telemetry != nil {
+		config.Observe = s.Telemetry.request
+	}
+	s.api, err = httpapi.New(config)
 	return err
+}
+
+// debug writes a debug bundle of this server.
+func (s *Server) debug(ctx context.Context, w io.Writer) error {
+	var documents map[string]any
+	if s.opts.Inspect != nil {
+		documents = s.opts.Inspect(ctx)
+	}
+	return Bundle(ctx, w, s.opts.Version, s.Folder, s.Telemetry, documents)
 }
 
 // trust is the keyring of a tenant, as a document.
@@ -200,6 +216,9 @@ func (s *Server) Serve(ctx context.Context, ready func(url string)) error {
 	}
 	life, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
+	if err := s.opts.Aside.serve(life, s.Telemetry, s.Log); err != nil {
+		return errors.Join(err, listener.Close())
+	}
 	if err := s.work(life); err != nil {
 		return errors.Join(err, listener.Close())
 	}
@@ -305,7 +324,7 @@ func (s *Server) work(ctx context.Context) error {
 // serveTenant starts what a tenant needs. The lock is held.
 func (s *Server) serveTenant(tenant work.Tenant, sp *rest.Space) error {
 	ctx := s.life
-	s.group.Go(func() { seals(ctx, sp.Attest, s.Store.Watch(ctx), tenant, s.Log) })
+	s.group.Go(func() { s.seals(ctx, sp.Attest, tenant) })
 	return nil
 }
 
@@ -319,7 +338,7 @@ func (s *Server) steps(ctx context.Context) error {
 	}
 	s.group.Go(func() {
 		if err := w.Run(ctx); err != nil {
-			s.Log.Error("worker", "error", err)
+			s.failed("worker", err)
 		}
 	})
 	return nil
@@ -381,7 +400,7 @@ func (s *Server) prune(ctx context.Context) {
 		for n := few; n == few && ctx.Err() == nil; {
 			var err error
 			if n, err = s.Store.Prune(context.WithoutCancel(ctx), few); err != nil {
-				s.Log.Error("pruning", "error", err)
+				s.failed("pruning", err)
 				break
 			}
 		}

@@ -50,12 +50,7 @@ Where a server is meant, by --server or a context, it tries the way there, the t
 			if err != nil {
 				return err
 			}
-			findings := []Finding{machineFinding()}
-			findings = append(findings, folderFindings(o.Dir)...)
-			findings = append(findings, keyFinding(o.Dir))
-			capability, more := c.sandboxFindings(cmd.Context(), o)
-			findings = append(findings, more...)
-			return c.verdict(findings, capability)
+			return c.verdict(c.checks(cmd.Context(), o))
 		},
 	}
 	cmd.Flags().StringVar(&ready, "ready", "", "only ask the server at this address whether it is ready; needs no token")
@@ -134,6 +129,21 @@ func serverFindings(ctx context.Context, s *client.Client) []Finding {
 		return append(out, Finding{Check: "checks of the server", Result: "warn", Detail: err.Error(), Fix: "a token with the scope orch:read sees more"})
 	}
 	return append(out, checks...)
+}
+
+// checks tries everything.
+func (c *cli) checks(ctx context.Context, o app.Options) ([]Finding, sandbox.Capability) {
+	findings := []Finding{machineFinding()}
+	findings = append(findings, folderFindings(o.Dir)...)
+	findings = append(findings, keyFinding(o.Dir))
+	capability, more := c.sandboxFindings(ctx, o)
+	return append(findings, more...), capability
+}
+
+// findings are the checks for a debug bundle.
+func (c *cli) findings(ctx context.Context, o app.Options) []Finding {
+	out, _ := c.checks(ctx, o)
+	return out
 }
 
 func (c *cli) showFindings(findings []Finding, capability sandbox.Capability) error {

@@ -77,6 +77,11 @@ func (c *cli) openFolder(ctx context.Context, readOnly bool) (*app.Folder, error
 	if err != nil {
 		return nil, err
 	}
+	if !readOnly { // spans go where the environment says
+		if o.Telemetry, err = app.NewTelemetry(ctx, app.TelemetryOptions{Version: Version, Log: o.Log}); err != nil {
+			return nil, err
+		}
+	}
 	return app.Open(ctx, o)
 }
 

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"log/slog"
 	"os"
 	"os/signal"
 	"syscall"
@@ -18,7 +17,7 @@ import (
 
 // serverSettings are what a server can be told, in a file, the environment or flags.
 func serverSettings() []config.Setting {
-	return []config.Setting{
+	return append([]config.Setting{
 		{Name: "listen", Kind: "text", Default: "127.0.0.1:8420", Summary: "address to listen at"},
 		{Name: "store", Kind: "text", Summary: "postgres://… for several servers; the data folder without", Secret: true},
 		{Name: "blobs", Kind: "text", Summary: "s3://HOST/BUCKET[/PREFIX][?region=…]; the data folder without"},
@@ -35,36 +34,20 @@ func serverSettings() []config.Setting {
 		{Name: "step-path", Kind: "text", Summary: "PATH of steps, the system's folders without"},
 		{Name: "secret-env", Kind: "list", Summary: "environment variables that steps here may be given as secrets"},
 		{Name: "secret-dir", Kind: "text", Summary: "folder with secrets for steps here: a file below the folder of its tenant"},
-	}
+	}, telemetrySettings()...)
 }
 
 // settings reads what a server is told. Flags of the command have the names of the settings.
 func (c *cli) settings(cmd *cobra.Command, file string) (config.Values, error) {
-	flags := map[string]string{}
-	for _, s := range serverSettings() {
-		if f := cmd.Flags().Lookup(s.Name); f != nil && f.Changed {
-			flags[s.Name] = f.Value.String()
-		}
-	}
 	if file == "" {
 		file = os.Getenv("ORRERY_CONFIG")
 	}
-	return config.Load(serverSettings(), config.Sources{File: file, Lookup: os.LookupEnv, Flags: flags})
+	return config.Load(serverSettings(), config.Sources{File: file, Lookup: os.LookupEnv, Flags: flagsOf(cmd, serverSettings())})
 }
 
 func (c *cli) settingFlags(cmd *cobra.Command, file *string) {
-	f := cmd.Flags()
-	for _, s := range serverSettings() {
-		usage := s.Summary
-		if s.Default != "" && s.Default != "0" && s.Default != "false" {
-			usage += " (default: " + s.Default + ")"
-		}
-		f.String(s.Name, "", usage)
-		if s.Kind == "switch" {
-			f.Lookup(s.Name).NoOptDefVal = "true"
-		}
-	}
-	f.StringVar(file, "config", "", "file with settings (default: $ORRERY_CONFIG)")
+	addFlags(cmd, serverSettings())
+	cmd.Flags().StringVar(file, "config", "", "file with settings (default: $ORRERY_CONFIG)")
 }
 
 func (c *cli) upCommand() *cobra.Command {
@@ -99,11 +82,10 @@ func (c *cli) serve(ctx context.Context, v config.Values, work bool) error {
 	if err != nil {
 		return err
 	}
-	level := slog.LevelWarn
-	if c.verbose {
-		level = slog.LevelInfo
+	aside, err := c.telling(ctx, v, &o)
+	if err != nil {
+		return err
 	}
-	o.Log = slog.New(slog.NewJSONHandler(c.Err, &slog.HandlerOptions{Level: level}))
 	o.Store, o.Blobs = v.Text("store"), v.Text("blobs")
 	o.Slots, o.AllowUnsandboxed, o.ReadPaths, o.StepPath = int(v.Number("slots")), v.On("allow-unsandboxed"), v.List("read-path"), v.Text("step-path")
 	var trusted struct {
@@ -120,6 +102,9 @@ func (c *cli) serve(ctx context.Context, v config.Values, work bool) error {
 		Options: o, Listen: v.Text("listen"), Work: work, Rate: v.Number("rate"), Burst: int(v.Number("burst")), Drain: v.Duration("drain"),
 		CertFile: v.Text("tls-cert"), KeyFile: v.Text("tls-key"), ClientCA: v.Text("client-ca"), Version: Version,
 		Providers: trusted.Providers, SecretEnv: v.List("secret-env"), SecretDir: v.Text("secret-dir"),
+		Aside: aside, Inspect: func(ctx context.Context) map[string]any {
+			return map[string]any{"config": settingRows(v), "doctor": c.findings(ctx, o)}
+		},
 	})
 	if err != nil {
 		return err
@@ -139,6 +124,27 @@ func (c *cli) serve(ctx context.Context, v config.Values, work bool) error {
 	})
 }
 
+// settingRow is a setting as it is shown.
+type settingRow struct {
+	Name   string `json:"name"`
+	Value  string `json:"value"`
+	Source string `json:"source"`
+	Env    string `json:"env"`
+	Use    string `json:"use"`
+}
+
+// settingRows shows settings without what is secret.
+func settingRows(v config.Values) []settingRow {
+	rows := make([]settingRow, len(v))
+	for i, x := range v {
+		if x.Secret && x.Text != "" {
+			x.Text = "(set)"
+		}
+		rows[i] = settingRow{x.Name, x.Text, x.Source, x.Env(), x.Summary}
+	}
+	return rows
+}
+
 func (c *cli) configCommand() *cobra.Command {
 	var file string
 	cmd := &cobra.Command{
@@ -148,20 +154,7 @@ func (c *cli) configCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			type row struct {
-				Name   string `json:"name"`
-				Value  string `json:"value"`
-				Source string `json:"source"`
-				Env    string `json:"env"`
-				Use    string `json:"use"`
-			}
-			rows := make([]row, len(v))
-			for i, x := range v {
-				if x.Secret && x.Text != "" {
-					x.Text = "(set)"
-				}
-				rows[i] = row{x.Name, x.Text, x.Source, x.Env(), x.Summary}
-			}
+			rows := settingRows(v)
 			return c.show(map[string]any{"items": rows}, func(out io.Writer) error {
 				lines := [][]string{{"SETTING", "VALUE", "FROM", "WHAT"}}
 				for _, r := range rows {

@@ -3,7 +3,6 @@ package cli
 import (
 	"context"
 	"fmt"
-	"log/slog"
 	"os"
 	"os/signal"
 	"strings"
@@ -12,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"orrery.example/orrery/internal/app"
+	"orrery.example/orrery/internal/config"
 	"orrery.example/orrery/internal/fault"
 	"orrery.example/orrery/internal/work"
 )
@@ -34,7 +34,11 @@ SIGTERM lets the steps under way end and takes no more; a second one stops at on
 			if o.Labels, err = parseLabels(labels); err != nil {
 				return err
 			}
-			return c.work(cmd.Context(), o, cmd.Root().PersistentFlags().Changed("tenant"))
+			v, err := config.Load(telemetrySettings(), config.Sources{Lookup: os.LookupEnv, Flags: flagsOf(cmd, telemetrySettings())})
+			if err != nil {
+				return err
+			}
+			return c.work(cmd.Context(), o, v, cmd.Root().PersistentFlags().Changed("tenant"))
 		},
 	}
 	f := cmd.Flags()
@@ -52,6 +56,7 @@ SIGTERM lets the steps under way end and takes no more; a second one stops at on
 	f.IntVar(&c.slots, "slots", 0, "steps at once (default: twice the processors)")
 	f.BoolVar(&c.unsandbox, "allow-unsandboxed", false, "permit steps that ask for tier t0 where the machine has no sandbox")
 	f.StringArrayVar(&c.readPaths, "read-path", nil, "a host path that every step may read (may be repeated)")
+	addFlags(cmd, telemetrySettings())
 	f.StringVar(&c.stepPath, "step-path", "", "PATH of steps (default: the system's folders)")
 	return cmd
 }
@@ -68,7 +73,7 @@ func parseLabels(in []string) (map[string]string, error) {
 	return out, nil
 }
 
-func (c *cli) work(ctx context.Context, o app.WorkerOptions, tenant bool) error {
+func (c *cli) work(ctx context.Context, o app.WorkerOptions, v config.Values, tenant bool) error {
 	if o.Server == "" {
 		return fault.New(fault.Invalid, "orrery worker needs --server").WithHint("orrery worker --server https://host:port --token-file FILE")
 	}
@@ -85,8 +90,8 @@ func (c *cli) work(ctx context.Context, o app.WorkerOptions, tenant bool) error 
 			o.Name = "worker"
 		}
 	}
-	if !c.verbose {
-		o.Log = slog.New(slog.NewTextHandler(c.Err, &slog.HandlerOptions{Level: slog.LevelWarn}))
+	if o.Aside, err = c.telling(ctx, v, &o.Options); err != nil {
+		return err
 	}
 	if err := os.MkdirAll(o.Dir, 0o711); err != nil {
 		return fault.Wrap(fault.Internal, err, "data folder %s", o.Dir)

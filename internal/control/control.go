@@ -8,9 +8,9 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/base32"
+	"encoding/hex"
 	"io"
 	"io/fs"
-	"strings"
 	"sync/atomic"
 
 	"github.com/google/uuid"
@@ -197,36 +197,20 @@ func newRunID() (work.RunID, error) {
 	return work.RunID("run_" + runAlphabet.EncodeToString(id[:])), nil
 }
 
-// carry puts a run into the trace of whoever asks for it, or into one of its own.
+// carry puts a run into the trace of whoever asks for it. Without one a trace begins with the run's own span.
 func carry(run *work.Run, t work.Trace) {
 	if _, ok := span.Parse(t.Parent); !ok {
-		t.Parent, t.State = newTrace(), ""
+		var id [16]byte
+		_, _ = rand.Read(id[:]) // never fails, by its documentation
+		t.Parent, t.State = span.Context{Trace: hex.EncodeToString(id[:]), Span: span.RunID(run.Tenant, run.ID), Sampled: true}.String(), ""
 	}
 	run.TraceParent, run.TraceState, run.Baggage = t.Parent, span.State(t.State), span.Baggage(t.Baggage)
 }
 
-// TraceOf is the trace that a run goes on in when it is carried on by another: its own. Baggage of the new request counts.
+// TraceOf is the trace that a run goes on in when another carries it on: its own. Baggage of the new request counts.
 func TraceOf(run *work.Run, asked work.Trace) work.Trace {
 	if asked.Baggage == "" {
 		asked.Baggage = run.Baggage
 	}
 	return work.Trace{Parent: run.TraceParent, State: run.TraceState, Baggage: asked.Baggage}
-}
-
-// newTrace begins a W3C trace for a run whose submitter brought none.
-func newTrace() string {
-	var b [24]byte
-	_, _ = rand.Read(b[:]) // never fails, by its documentation
-	const digits = "0123456789abcdef"
-	var out strings.Builder
-	out.WriteString("00-")
-	for i, c := range b {
-		if i == 16 {
-			out.WriteByte('-')
-		}
-		out.WriteByte(digits[c>>4])
-		out.WriteByte(digits[c&15])
-	}
-	out.WriteString("-01")
-	return out.String()
 }

@@ -43,7 +43,6 @@ type Metric struct {
 type History struct {
 	run    *work.Run
 	root   Context
-	traced bool
 	open   map[work.StepID]begun // attempts and gates under way
 	queued map[work.StepID]work.Time
 
@@ -61,7 +60,7 @@ type begun struct {
 // NewHistory begins with a run as it stands.
 func NewHistory(run *work.Run) *History {
 	h := &History{run: run, open: map[work.StepID]begun{}, queued: map[work.StepID]work.Time{}}
-	h.root, h.traced = Parse(run.TraceParent)
+	h.root, _ = Parse(run.TraceParent)
 	return h
 }
 
@@ -189,12 +188,13 @@ func (h *History) ended(e *work.Event) error {
 		started = h.run.Created
 	}
 	h.measure("orchestrator_run_duration_seconds", e, seconds(e.Time-started), "status", string(d.State))
-	parent := ""
-	if h.traced {
-		parent = h.root.Span
+	own := RunID(h.run.Tenant, h.run.ID)
+	parent := h.root.Span
+	if parent == own {
+		parent = "" // the trace began with the run
 	}
 	h.emit(Span{
-		Context: Context{Span: RunID(h.run.Tenant, h.run.ID)}, Parent: parent, Name: NameRun,
+		Context: Context{Span: own}, Parent: parent, Name: NameRun,
 		Start: h.run.Created, End: e.Time, Failed: d.State != work.Succeeded,
 		Attributes: []Attribute{
 			{"dagVersion", h.run.Pack.Version}, {"planHash", string(h.run.PlanHash)}, {"status", string(d.State)}, {"reason", string(d.Reason.Code)},

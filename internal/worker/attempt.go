@@ -148,9 +148,9 @@ func (a *attempt) execute(ctx context.Context) {
 		}
 	}()
 	a.trace = a.grant.Trace
-	if a.w.Trace != nil {
+	if a.w.Observe != nil {
 		var through func(*work.ReportedData)
-		a.trace, through = a.w.Trace(a.grant)
+		a.trace, through = a.w.Observe(a.grant)
 		defer func() { through(&a.report) }()
 	}
 	ack := time.AfterFunc(ackAfter, func() { a.ack(ctx) })

@@ -57,9 +57,9 @@ type Config struct {
 	// Admit says whether a step may run here, before anything is made for it; see package warrant. Nil trusts the source.
 	Admit func(ctx context.Context, lease *store.Grant, plan *engine.Graph) error
 
-	// Trace begins the span of an attempt below that of its lease. It returns the W3C traceparent that the step is told, and what is called
-	// with the report when the attempt has ended. Nil hands on that of the lease.
-	Trace func(lease *store.Grant) (traceparent string, through func(*work.ReportedData))
+	// Observe hears of the begin of an attempt that is more than a word. It returns the W3C traceparent that the step is told, and what is
+	// called with the report when the attempt has ended. Nil hands on the trace of the lease.
+	Observe func(lease *store.Grant) (traceparent string, through func(*work.ReportedData))
 
 	Wake <-chan struct{} // hints that there may be work; nil means polling only
 	Now  func() work.Time

@@ -44,6 +44,7 @@ type Deps struct {
 	Space    func(ctx context.Context, tenant work.Tenant) (*Space, error) // fault.NotFound for a tenant that does not exist
 	Check    func(ctx context.Context, tenant work.Tenant) []api.Check     // tries what the tenant's runs need of the server
 	Now      func() work.Time
+	Debug    func(ctx context.Context, w io.Writer) error // writes a debug bundle
 }
 
 type service struct{ Deps }
@@ -61,6 +62,7 @@ func Routes(d Deps) []httpapi.Route {
 	routes = append(routes, s.proofRoutes()...)
 	routes = append(routes, s.accountRoutes()...)
 	routes = append(routes, s.auditRoutes()...)
+	routes = append(routes, s.debugRoutes()...)
 	return append(routes, faces(routes)...)
 }
 
