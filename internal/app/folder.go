@@ -89,12 +89,21 @@ func (f *Folder) open(ctx context.Context) error {
 	f.Blobs = f.Telemetry.blobs(f.Blobs)
 	f.Control = &control.Service{Store: f.Store, Blobs: f.Blobs, Trust: f.Keys.Trust, Now: Now}
 	if f.ReadOnly {
+		f.lookAttest()
 		return nil
 	}
 	if err := f.ready(ctx); err != nil {
 		return errors.Join(err, f.close())
 	}
 	return nil
+}
+
+// lookAttest lets somebody who may only look sign evidence with the keys that are there. Without them evidence cannot be made here.
+func (f *Folder) lookAttest() {
+	attestor, err := f.Keys.Load(AttestorName, keyring.Attest, Now())
+	if err == nil {
+		f.Attest = &attest.Service{Store: f.Store, Blobs: f.Blobs, Attestor: attestor, Trust: f.Keys.Trust, Now: Now}
+	}
 }
 
 // ready makes the folder's own keys and takes back what a process that is gone had under way.

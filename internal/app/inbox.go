@@ -145,14 +145,7 @@ func (f *Folder) Collect(ctx context.Context) {
 }
 
 // passing reports whether a document was not taken for a reason that has nothing to do with it.
-func passing(err error) bool {
-	switch fault.CodeOf(err) {
-	case fault.Internal, fault.Unavailable, fault.Exhausted:
-		return true
-	default:
-		return false
-	}
-}
+func passing(err error) bool { return fault.Passing(err) || fault.CodeOf(err) == fault.Internal }
 
 func (f *Folder) take(ctx context.Context, name string) error {
 	info, err := os.Stat(name)

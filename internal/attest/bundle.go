@@ -23,20 +23,20 @@ type Keeper interface {
 	Put(ctx context.Context, tenant work.Tenant, r io.Reader) (work.Digest, int64, error)
 }
 
-// Export writes the evidence of an ended run. The first export makes and signs it; later ones give the same bytes. Errors:
-// fault.Conflict when the run has not ended, fault.Incomplete when it is not sealed yet.
+// Export writes the evidence of an ended run. The first export makes and signs it; later ones give the same bytes, unless there was no
+// room to keep it. Errors: fault.Conflict when the run has not ended, fault.Incomplete when it is not sealed yet, fault.Unverified when
+// what was kept is not the evidence of this run.
 func (s *Service) Export(ctx context.Context, run work.Run, keep Keeper, w io.Writer) error {
 	earlier, err := s.Store.Document(ctx, run.Tenant, run.ID, documentBundle)
 	if err != nil {
 		return err
 	}
 	if earlier != nil {
-		r, _, err := s.Blobs.Open(ctx, run.Tenant, work.Digest(earlier))
+		kept, err := s.kept(ctx, run, work.Digest(earlier))
 		if err != nil {
 			return fault.Wrap(fault.Internal, err, "evidence of run %s", run.Name)
 		}
-		defer r.Close()
-		_, err = io.Copy(w, r)
+		_, err = w.Write(kept)
 		return err
 	}
 	if keep != nil {
@@ -49,16 +49,38 @@ func (s *Service) Export(ctx context.Context, run work.Run, keep Keeper, w io.Wr
 		return err
 	}
 	if keep != nil {
-		digest, _, err := keep.Put(ctx, run.Tenant, bytes.NewReader(made.Bytes()))
-		if err != nil {
-			return err
-		}
-		if err := s.Store.Attach(ctx, run.Tenant, run.ID, documentBundle, []byte(digest)); err != nil {
+		// Evidence that cannot be kept is as good; the next export makes it again.
+		if err := s.keep(ctx, run, keep, made.Bytes()); err != nil && !fault.Passing(err) {
 			return err
 		}
 	}
 	_, err = made.WriteTo(w)
 	return err
+}
+
+func (s *Service) keep(ctx context.Context, run work.Run, keep Keeper, bundle []byte) error {
+	digest, _, err := keep.Put(ctx, run.Tenant, bytes.NewReader(bundle))
+	if err != nil {
+		return err
+	}
+	return s.Store.Attach(ctx, run.Tenant, run.ID, documentBundle, []byte(digest))
+}
+
+// kept returns the bundle that was kept for a run, and refuses that of another: what a row says is no proof.
+func (s *Service) kept(ctx context.Context, run work.Run, digest work.Digest) ([]byte, error) {
+	bundle, err := s.fetch(ctx, run.Tenant, digest)
+	if err != nil {
+		return nil, err
+	}
+	of, err := evidence.Identify(bytes.NewReader(bundle))
+	if err != nil {
+		return nil, err
+	}
+	if of.Tenant != run.Tenant || of.RunID != run.ID || of.PlanHash != run.PlanHash {
+		return nil, fault.New(fault.Unverified, "what was kept is the evidence of run %s of tenant %s, with plan %s", of.RunID, of.Tenant, of.PlanHash).
+			WithHint("somebody has changed the store: restore a backup, or look at the evidence that was exported before")
+	}
+	return bundle, nil
 }
 
 func (s *Service) make(ctx context.Context, run work.Run, w io.Writer) error {

@@ -72,8 +72,8 @@ func writeWhole(name string, raw []byte) error {
 // export returns the evidence of a run.
 func (c *cli) export(ctx context.Context, name string) ([]byte, work.Run, error) {
 	f, run, err := c.find(ctx, name, false)
-	if fault.CodeOf(err) == fault.Locked {
-		f, run, err = c.find(ctx, name, true)
+	if fault.CodeOf(err) == fault.Locked || fault.Passing(err) {
+		f, run, err = c.find(ctx, name, true) // another process has the folder, or nobody can write to it
 	}
 	if err != nil {
 		return nil, run, err

@@ -151,7 +151,8 @@ func (h *localHome) Settle(ctx context.Context, run work.Run) error {
 // Export implements home. What is made is kept in the folder unless another process holds that.
 func (h *localHome) Export(ctx context.Context, run work.Run, w io.Writer) error {
 	if h.Attest == nil {
-		return fault.New(fault.Locked, "another process holds the data folder, and there are no keys to sign with yet")
+		return fault.New(fault.Locked, "the data folder can only be looked at, and its key to sign evidence with cannot be used").
+			WithHint("orrery keys list")
 	}
 	var keep attest.Keeper
 	if !h.ReadOnly {

@@ -19,6 +19,7 @@ import (
 	"orrery.example/orrery/internal/plan"
 	"orrery.example/orrery/internal/span"
 	"orrery.example/orrery/internal/work"
+	"orrery.example/orrery/internal/worker"
 )
 
 // runFlags are the flags of everything that starts a run.
@@ -161,8 +162,8 @@ func (c *cli) drive(ctx context.Context, f *place, run work.Run, r *runFlags) er
 		return c.background(ctx, f, run)
 	}
 	outlive()
-	work, stopWork := context.WithCancel(ctx)
-	defer stopWork()
+	work, stopWork := context.WithCancelCause(ctx)
+	defer stopWork(nil)
 	var finish func() error
 	if !run.State.Terminal() {
 		var err error
@@ -174,14 +175,18 @@ func (c *cli) drive(ctx context.Context, f *place, run work.Run, r *runFlags) er
 	if err != nil {
 		return err
 	}
-	release := c.onInterrupt(ctx, f, &run)
-	final, err := w.follow(ctx)
-	interrupted := release()
-	stopWork()
+	release := c.onSignal(ctx, f, &run, func() { stopWork(worker.Abandoned) })
+	final, err := w.follow(work)
+	terminated := context.Cause(work) != nil
+	stopWork(nil)
 	if finish != nil {
 		if e := finish(); err == nil {
 			err = e
 		}
+	}
+	interrupted := release()
+	if terminated && !final.State.Terminal() {
+		return fault.New(fault.Interrupted, "stopped by a signal; run %s is not finished", run.Name).WithHint("orrery runs resume %s", run.Name)
 	}
 	if err != nil {
 		return err
@@ -192,20 +197,21 @@ func (c *cli) drive(ctx context.Context, f *place, run work.Run, r *runFlags) er
 // sameKeystroke is how long a second signal counts as the first: some programs pass one on to the process and to its group.
 const sameKeystroke = 300 * time.Millisecond
 
-// onInterrupt cancels the run at the first Ctrl-C and ends the process at the second; the sandbox dies with it. The returned
-// function stops listening and tells whether there was one.
-func (c *cli) onInterrupt(ctx context.Context, f *place, run *work.Run) func() bool {
+// onSignal cancels the run at the first Ctrl-C. SIGTERM asks this process to go, not the run to end: terminate stops the work, and the run
+// can be carried on. The second signal of any kind ends the process at once, and the sandbox dies with it. The returned function stops
+// listening and tells whether the run was cancelled.
+func (c *cli) onSignal(ctx context.Context, f *place, run *work.Run, terminate func()) func() bool {
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
 	done := make(chan bool)
 	stop := make(chan struct{})
 	go func() {
-		seen := false
+		seen, cancelled := false, false
 		var first time.Time
 		for {
 			select {
 			case <-stop:
-				done <- seen
+				done <- cancelled
 				return
 			case s := <-signals:
 				if seen && time.Since(first) < sameKeystroke {
@@ -215,6 +221,12 @@ func (c *cli) onInterrupt(ctx context.Context, f *place, run *work.Run) func() b
 					os.Exit(fault.ExitInterrupted)
 				}
 				seen, first = true, time.Now()
+				if s == syscall.SIGTERM {
+					c.say("\n%s: stopping; what runs of %s is stopped and will begin again", s, run.Name)
+					terminate()
+					continue
+				}
+				cancelled = true
 				c.say("\n%s: cancelling %s; once more kills it", s, run.Name)
 				err := f.Control.Control(ctx, run.Tenant, run.ID, "cancel", work.Actor{Name: c.person(), Reason: "interrupted from the keyboard"})
 				if err != nil {

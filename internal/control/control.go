@@ -52,20 +52,12 @@ type Service struct {
 
 // Plan turns a pack with its inputs into a plan. Errors: manifest.Problems with places in the manifest.
 func Plan(p *pack.Pack, inputs map[string]plan.InputValue) (*plan.Built, error) {
-	src, err := plan.Load(p.FS, p.Base, p.Path, p.Files)
-	if err != nil {
-		return nil, err
-	}
-	return plan.Build(src, inputs)
+	return plan.Build(p.Source(), inputs)
 }
 
 // Lint checks a pack without its inputs.
 func Lint(p *pack.Pack) error {
-	src, err := plan.Load(p.FS, p.Base, p.Path, p.Files)
-	if err != nil {
-		return err
-	}
-	return plan.Check(src)
+	return plan.Check(p.Source())
 }
 
 // Submission is what somebody asks to have run.

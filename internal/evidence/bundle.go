@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 	"maps"
@@ -66,6 +67,25 @@ func Build(ctx context.Context, r *Record, attestor keyring.Signer) (*Bundle, er
 		}
 	}
 	return b, nil
+}
+
+// Identify returns what a written bundle says of itself, unchecked. Errors: fault.Invalid when it is none.
+func Identify(bundle io.Reader) (Manifest, error) {
+	files := tar.NewReader(bundle)
+	for {
+		head, err := files.Next()
+		if err != nil {
+			return Manifest{}, fault.New(fault.Invalid, "no bundle: there is no %s: %w", ManifestFile, err)
+		}
+		if head.Name != ManifestFile {
+			continue
+		}
+		var m Manifest
+		if err := json.NewDecoder(io.LimitReader(files, maxDocument)).Decode(&m); err != nil {
+			return Manifest{}, fault.New(fault.Invalid, "no bundle: %s: %w", ManifestFile, err)
+		}
+		return m, nil
+	}
 }
 
 // File returns the bytes of a file of the bundle, nil when there is none.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"syscall"
 )
 
 // Code is a stable, machine-readable class of error. Codes are part of the public contract: they are never renamed.
@@ -83,7 +84,8 @@ func New(code Code, format string, args ...any) *Error {
 }
 
 // Wrap returns cause with a code and a message in front of it, or nil when cause is nil. A cause that already has a
-// code keeps it: the place where an error is classified first knows it best.
+// code keeps it: the place where an error is classified first knows it best. A machine that has run out of something is Exhausted
+// whatever the code: neither the input nor the program is to blame, and the same thing works later.
 func Wrap(code Code, cause error, format string, args ...any) error {
 	if cause == nil {
 		return nil
@@ -92,8 +94,35 @@ func Wrap(code Code, cause error, format string, args ...any) error {
 	var inner *Error
 	if errors.As(cause, &inner) {
 		e.Code, e.Hint, e.Where, e.Snippet = inner.Code, inner.Hint, inner.Where, inner.Snippet
+	} else if hint := shortage(cause); hint != "" {
+		e.Code, e.Hint = Exhausted, hint
 	}
 	return e
+}
+
+// shortage returns what to do when the operating system has run out of something, "" when it has not.
+func shortage(err error) (hint string) {
+	switch {
+	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
+		return "make room on that disk; what was committed is safe"
+	case errors.Is(err, syscall.EMFILE), errors.Is(err, syscall.ENFILE):
+		return "allow more open files: ulimit -n 1024"
+	case errors.Is(err, syscall.ENOMEM):
+		return "free some memory"
+	default:
+		return ""
+	}
+}
+
+// Passing reports whether an error has nothing to do with what was asked for, so that the same thing works later, when there is room, or
+// when whoever does it is there again.
+func Passing(err error) bool {
+	switch CodeOf(err) {
+	case Unavailable, Exhausted:
+		return true
+	default:
+		return false
+	}
 }
 
 // WithHint returns a copy of the error that says what to do.

@@ -17,6 +17,7 @@ import (
 	"strings"
 
 	"orrery.example/orrery/internal/fault"
+	"orrery.example/orrery/internal/manifest"
 	"orrery.example/orrery/internal/plan"
 	"orrery.example/orrery/internal/work"
 )
@@ -33,11 +34,22 @@ type Pack struct {
 	Base  string      // of the manifest, inside FS
 	FS    fs.FS       // the folder of the manifest
 	Files []work.File // what travels, sorted by path; the manifest is one of them when it is called pack.yaml
+
+	manifest *manifest.Manifest
+	text     []byte
+}
+
+// Source returns what a plan is made of.
+func (p *Pack) Source() plan.Source {
+	return plan.SourceOf(p.manifest, p.text, p.FS, p.Base, p.Files)
 }
 
 // Load reads a manifest file, or the pack.yaml in a folder. Errors: fault.NotFound, fault.Invalid, fault.Exhausted for a
-// folder that is too large.
-func Load(name string) (*Pack, error) {
+// folder that is too large, and manifest.Problems. What is no manifest is refused before anything beside it is looked at.
+func Load(name string) (*Pack, error) { return LoadAs(name, "") }
+
+// LoadAs is Load for a file that is called otherwise in messages; "" for its own name.
+func LoadAs(name, called string) (*Pack, error) {
 	info, err := os.Stat(name)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, fault.New(fault.NotFound, "there is no file or folder %s", name).WithHint("orrery init writes a first pack")
@@ -49,12 +61,19 @@ func Load(name string) (*Pack, error) {
 	if info.IsDir() {
 		file = filepath.Join(name, "pack.yaml")
 	}
-	manifest, err := os.ReadFile(file)
+	text, err := os.ReadFile(file)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, fault.New(fault.NotFound, "the folder %s has no pack.yaml", name).WithHint("orrery init %s", name)
 	}
 	if err != nil {
 		return nil, fault.Wrap(fault.Internal, err, "pack %s", name)
+	}
+	if called == "" {
+		called = file
+	}
+	m, err := manifest.Parse(called, text)
+	if err != nil {
+		return nil, err
 	}
 	dir, base := filepath.Split(file)
 	if dir == "" {
@@ -64,11 +83,11 @@ func Load(name string) (*Pack, error) {
 	if err != nil {
 		return nil, fault.Wrap(fault.Internal, err, "pack %s", name)
 	}
-	p := &Pack{Path: file, Base: base, FS: root.FS()}
+	p := &Pack{Path: called, Base: base, FS: root.FS(), manifest: m, text: text}
 	if base == "pack.yaml" {
 		err = p.takeFolder()
 	} else {
-		err = p.takeMentioned(string(manifest))
+		err = p.takeMentioned(string(text))
 	}
 	if err != nil {
 		return nil, err

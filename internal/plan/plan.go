@@ -49,19 +49,11 @@ type Text struct {
 	Message string `json:"message,omitempty"` // of a gate
 }
 
-// Load reads a manifest from a folder and makes a Source of it. The files are those that travel with the pack, hashed by
+// SourceOf makes a Source of a manifest and the text that it was parsed from. The files are those that travel with the pack, hashed by
 // the caller; the manifest may be among them.
-func Load(fsys fs.FS, path, name string, files []work.File) (Source, error) {
-	data, err := fs.ReadFile(fsys, path)
-	if err != nil {
-		return Source{}, fault.New(fault.NotFound, "the manifest %s cannot be read: %w", name, err)
-	}
-	m, err := manifest.Parse(name, data)
-	if err != nil {
-		return Source{}, err
-	}
+func SourceOf(m *manifest.Manifest, data []byte, fsys fs.FS, path string, files []work.File) Source {
 	files = sortedFiles(files)
-	return Source{Manifest: m, Path: path, Digest: PackDigest(data, files), Files: files, FS: fsys}, nil
+	return Source{Manifest: m, Path: path, Digest: PackDigest(data, files), Files: files, FS: fsys}
 }
 
 // Build plans a pack with inputs. The error is manifest.Problems with everything that is wrong, up to

@@ -25,7 +25,7 @@ func folder(pack string, more ...string) fstest.MapFS {
 
 func tryBuild(t testing.TB, fsys fstest.MapFS, inputs map[string]plan.InputValue) (*plan.Built, error) {
 	t.Helper()
-	src, err := plan.Load(fsys, "pack.yaml", "pack.yaml", travelling(t, fsys))
+	src, err := load(fsys, travelling(t, fsys))
 	if err != nil {
 		return nil, err
 	}
@@ -252,7 +252,7 @@ func TestChangedSubPackIsNoticed(t *testing.T) {
 	fsys := folder("steps: [{pack: sub}]", "sub/pack.yaml", "steps: [{run: x}]")
 	files := travelling(t, fsys)
 	fsys["sub/pack.yaml"].Data = []byte("steps: [{run: evil}]")
-	src, err := plan.Load(fsys, "pack.yaml", "pack.yaml", files)
+	src, err := load(fsys, files)
 	if err != nil {
 		t.Fatal(err)
 	}

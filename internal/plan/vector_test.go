@@ -12,11 +12,25 @@ import (
 	"testing"
 
 	"orrery.example/orrery/internal/canonical"
+	"orrery.example/orrery/internal/manifest"
 	"orrery.example/orrery/internal/plan"
 	"orrery.example/orrery/internal/work"
 )
 
 const vectors = "../../spec/vectors"
+
+// load makes a Source of the pack.yaml in a folder.
+func load(fsys fs.FS, files []work.File) (plan.Source, error) {
+	text, err := fs.ReadFile(fsys, "pack.yaml")
+	if err != nil {
+		return plan.Source{}, err
+	}
+	m, err := manifest.Parse("pack.yaml", text)
+	if err != nil {
+		return plan.Source{}, err
+	}
+	return plan.SourceOf(m, text, fsys, "pack.yaml", files), nil
+}
 
 // travelling returns the files of a vector that belong to its pack.
 func travelling(t testing.TB, fsys fs.FS) []work.File {
@@ -53,7 +67,7 @@ func readInputs(t testing.TB, fsys fs.FS) map[string]plan.InputValue {
 
 func build(t testing.TB, fsys fs.FS) *plan.Built {
 	t.Helper()
-	src, err := plan.Load(fsys, "pack.yaml", "pack.yaml", travelling(t, fsys))
+	src, err := load(fsys, travelling(t, fsys))
 	if err != nil {
 		t.Fatal(err)
 	}

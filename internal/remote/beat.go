@@ -112,7 +112,7 @@ func (s *Source) heard(out *api.WorkerOrders, err error, started time.Time) {
 	case fault.NotFound:
 		s.gone = true
 	default:
-		if passing(err) {
+		if fault.Passing(err) {
 			s.c.Log.Debug("no answer to a heartbeat", "error", err)
 		} else {
 			s.c.Log.Warn("the server refuses this worker", "error", err)

@@ -56,7 +56,7 @@ func (b *Blobs) fill(ctx context.Context, tenant work.Tenant, digest work.Digest
 		}
 		_, _, err = b.cache.Put(ctx, tenant, r)
 		r.Close()
-		if !passing(err) || ctx.Err() != nil {
+		if !fault.Passing(err) || ctx.Err() != nil {
 			return err
 		}
 	}
@@ -74,7 +74,7 @@ func (b *Blobs) fetch(ctx context.Context, digest work.Digest) (r io.ReadCloser,
 		if res, err = b.c.send(req); err == nil {
 			return &checked{r: res.Body, want: digest, sum: sha256.New()}, res.ContentLength, nil
 		}
-		if !passing(err) || ctx.Err() != nil {
+		if !fault.Passing(err) || ctx.Err() != nil {
 			return nil, 0, err
 		}
 	}

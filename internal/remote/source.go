@@ -99,7 +99,7 @@ func (s *Source) OpenSession(ctx context.Context, session store.Session) error {
 		if err == nil {
 			break
 		}
-		if !passing(err) || s.life.Err() != nil || s.isLeaving() {
+		if !fault.Passing(err) || s.life.Err() != nil || s.isLeaving() {
 			return err
 		}
 		s.c.Log.Warn("the server is not there", "error", err)
@@ -380,18 +380,12 @@ const maxDocument = 128 << 20
 // tries is how often what can be asked again without harm is asked.
 const tries = 8
 
-// passing reports whether an error may be gone when the request is made again.
-func passing(err error) bool {
-	code := fault.CodeOf(err)
-	return code == fault.Unavailable || code == fault.Exhausted
-}
-
 // document reads something that never changes, patiently.
 func (c *Client) document(ctx context.Context, path string) (raw []byte, err error) {
 	for range tries {
 		c.gate.wait(ctx)
 		raw, err = c.read(ctx, path)
-		if !passing(err) || ctx.Err() != nil {
+		if !fault.Passing(err) || ctx.Err() != nil {
 			return raw, err
 		}
 	}

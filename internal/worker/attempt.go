@@ -73,32 +73,44 @@ type attempt struct {
 	lines    *lines           // nil before and after there may be output
 }
 
-// begin checks the plan and finds the step in it. It reports false after filling in the report.
-func (a *attempt) begin(ctx context.Context) bool {
+// begin checks the plan and finds the step in it. It reports false after filling in the report. An error is one that passes: nothing is
+// decided then.
+func (a *attempt) begin(ctx context.Context) (bool, error) {
 	a.report = work.ReportedData{Token: a.grant.Token, Worker: a.w.Name, StartedAt: a.w.Now(), State: work.Failed}
 	g, err := a.w.graph(ctx, a.grant.Tenant, a.grant.PlanHash)
+	if fault.Passing(err) {
+		return false, err
+	}
 	if err != nil {
 		a.refuse(work.EndedByPlanMismatch, "plan", err)
-		return false
+		return false, nil
 	}
 	spec := g.Spec(a.grant.Step)
 	if spec == nil || spec.Run == nil {
 		a.refuse(work.EndedByPlanMismatch, "plan", fault.New(fault.PlanMismatch, "the plan has no run step %q", a.grant.Step))
-		return false
+		return false, nil
 	}
 	if a.w.Admit != nil {
-		if err := a.w.Admit(ctx, a.grant, g); err != nil {
+		err := a.w.Admit(ctx, a.grant, g)
+		if fault.Passing(err) {
+			return false, err
+		}
+		if err != nil {
 			a.distrust(err)
-			return false
+			return false, nil
 		}
 	}
 	a.graph, a.spec = g, spec.Run
-	return true
+	return true, nil
 }
 
 // inline runs a step that needs no process at all, and reports whether it did or the attempt has ended otherwise.
 func (a *attempt) inline(ctx context.Context) bool {
-	if !a.begin(ctx) {
+	good, err := a.begin(ctx)
+	if err != nil {
+		return false // execute tries again, where waiting holds up nobody else
+	}
+	if !good {
 		return true
 	}
 	if a.spec.Runner != "noop" || len(a.spec.With) > 0 || len(a.spec.Outputs) > 0 {
@@ -156,26 +168,59 @@ func (a *attempt) execute(ctx context.Context) {
 	ack := time.AfterFunc(ackAfter, func() { a.ack(ctx) })
 	defer ack.Stop()
 	defer a.clean()
-	if err := a.prepare(ctx); err != nil {
-		a.refuse(work.EndedByInput, "input", err)
-		return
-	}
-	if hit, err := a.lookUp(ctx); err != nil {
-		a.refuse(work.EndedByInput, "input", err)
-		return
-	} else if hit {
-		return
-	}
-	a.lines = newLines(a.w, a.grant, a.redactor, a.limit())
-	a.runKind(ctx)
-	a.endLines()
-	if a.report.State == work.Succeeded {
-		a.collect(ctx)
+	if a.ready(ctx) {
+		a.lines = newLines(a.w, a.grant, a.redactor, a.limit())
+		a.runKind(ctx)
+		a.endLines()
+		if a.report.State == work.Succeeded {
+			a.collect(ctx)
+		}
 	}
 	if err := context.Cause(ctx); err != nil && a.report.State != work.Succeeded {
 		a.report.State = work.Cancelled
 		a.report.Reason = work.Reason{Code: work.EndedByCancel, Message: err.Error()}
 		a.report.Class = "cancelled"
+	}
+}
+
+// ready does everything that comes before the runner, and reports false when the attempt has ended already.
+func (a *attempt) ready(ctx context.Context) bool {
+	if a.spec == nil {
+		good := false
+		err := a.patiently(ctx, func() (err error) { good, err = a.begin(ctx); return err })
+		if err != nil {
+			a.refuse(work.EndedByInput, "input", err)
+		}
+		if err != nil || !good {
+			return false
+		}
+	}
+	hit := false
+	err := a.patiently(ctx, func() error { return a.prepare(ctx) })
+	if err == nil {
+		err = a.patiently(ctx, func() (err error) { hit, err = a.lookUp(ctx); return err })
+	}
+	if err != nil {
+		a.refuse(work.EndedByInput, "input", err)
+	}
+	return err == nil && !hit
+}
+
+// patiently does something again for as long as it fails for a reason that passes, such as a full disk: that is no fault of the step, and
+// what it did so far is worth waiting for. The attempt can be cancelled meanwhile, and its time limit stands.
+func (a *attempt) patiently(ctx context.Context, do func() error) error {
+	for {
+		err := do()
+		if !fault.Passing(err) || ctx.Err() != nil {
+			return err
+		}
+		a.w.Log.Warn("a step waits", "run", a.grant.Run, "step", a.grant.Step, "error", a.mask(err.Error()))
+		again := time.NewTimer(resendEvery)
+		select {
+		case <-again.C:
+		case <-ctx.Done():
+			again.Stop()
+		}
 	}
 }
 

@@ -179,7 +179,7 @@ func (l *lines) send() bool {
 // drain sends until everything is stored or nobody will take it any more. Without a store that takes it there would be none either
 // that takes the report.
 func (l *lines) drain() {
-	for !l.send() {
+	for !l.send() && !l.w.abandoned.Load() {
 		<-time.After(resendEvery)
 	}
 }

@@ -210,7 +210,7 @@ func (a *attempt) gather(ctx context.Context, o work.StepOutput) error {
 		return fault.New(fault.Invalid, "the step left nothing at %q for its output %q", o.Path, o.Name)
 	}
 	for _, f := range found.Files {
-		if err := a.keep(ctx, o.Name, f); err != nil {
+		if err := a.patiently(ctx, func() error { return a.keep(ctx, o.Name, f) }); err != nil {
 			return err
 		}
 	}

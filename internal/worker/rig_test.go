@@ -11,6 +11,7 @@ import (
 	"os"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -256,8 +257,9 @@ func (r *rig) empty() {
 
 // blobs keeps files in memory.
 type blobs struct {
-	mu sync.Mutex
-	m  map[work.Digest][]byte
+	mu   sync.Mutex
+	m    map[work.Digest][]byte
+	full int // how often there is no room yet, -1 for always
 }
 
 func (b *blobs) Put(_ context.Context, _ work.Tenant, from io.Reader) (work.Digest, int64, error) {
@@ -267,6 +269,10 @@ func (b *blobs) Put(_ context.Context, _ work.Tenant, from io.Reader) (work.Dige
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	if b.full != 0 {
+		b.full = max(b.full-1, -1)
+		return "", 0, fault.Wrap(fault.Internal, syscall.ENOSPC, "blobs")
+	}
 	d := canonical.Digest(raw)
 	b.m[d] = raw
 	return d, int64(len(raw)), nil

@@ -13,6 +13,7 @@ import (
 	"io"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"orrery.example/orrery/internal/engine"
@@ -90,6 +91,8 @@ type Worker struct {
 	plans plans
 	done  chan finished
 
+	abandoned atomic.Bool // what is cut short is not reported, and output that the store does not take is let go
+
 	mu      sync.Mutex
 	running map[leaseKey]context.CancelCauseFunc
 }
@@ -117,6 +120,10 @@ func New(c Config, source Source, blobs Blobs) *Worker {
 	}
 }
 
+// Abandoned is the cause to end the context of Run with when what runs is not to end by itself: it is stopped, politely, and its leases are
+// left to whoever opens the store next.
+var Abandoned = errors.New("the process is to end")
+
 // Run works until ctx ends, then takes no more, lets what runs end, and returns. Errors: the session could not be opened until then.
 func (w *Worker) Run(ctx context.Context) error {
 	life := context.WithoutCancel(ctx)
@@ -132,15 +139,19 @@ func (w *Worker) Run(ctx context.Context) error {
 	wake := w.Wake
 	for {
 		l.exchange(life)
-		if stopping == nil && l.active == 0 && len(l.reports) == 0 {
+		if l.draining && l.active == 0 && len(l.reports) == 0 {
 			return nil
 		}
-		if l.ended || l.more && l.hungry && l.active < w.Slots && stopping != nil {
+		if l.ended || l.more && l.hungry && l.active < w.Slots && !l.draining {
 			continue
 		}
 		select {
 		case <-stopping:
 			stopping, l.draining = nil, true
+			if errors.Is(context.Cause(ctx), Abandoned) {
+				w.abandoned.Store(true)
+				w.cancelAll(Abandoned)
+			}
 		case f := <-w.done:
 			l.take(f)
 		case _, ok := <-wake:
@@ -255,7 +266,9 @@ func (l *loop) take(f finished) {
 	delete(l.w.running, f.key)
 	l.w.mu.Unlock()
 	l.active--
-	l.reports = append(l.reports, f.report)
+	if !l.w.abandoned.Load() {
+		l.reports = append(l.reports, f.report)
+	}
 }
 
 // hear asks for orders when a hint came while something runs. A hint that comes too soon after the last is not forgotten: no other

@@ -23,6 +23,8 @@ const (
 
 // prepare makes the workspace: the files of the pack, the artifacts of earlier steps, the rendered step, the secrets.
 func (a *attempt) prepare(ctx context.Context) error {
+	a.clean() // what an attempt at this left behind that had no room
+	a.rendered, a.dir = rendered{}, ""
 	if err := a.unlock(); err != nil {
 		return err
 	}

@@ -52,4 +52,14 @@ as_nobody() {
 	env HOME="$PWD/nobody" TMPDIR="$PWD/nobody" setpriv --reuid=65534 --regid=65534 --clear-groups "$@"
 }
 
+# own_mounts begins the script again where it may mount file systems that nobody else sees.
+own_mounts() {
+	[ -z "${OWN_MOUNTS:-}" ] || return 0
+	local alone="unshare -m"
+	[ "$(id -u)" = 0 ] || alone="unshare --map-root-user -m"
+	$alone true 2>/dev/null || skip "no namespace of mounts can be made here"
+	rmdir "$HOME/streams"
+	exec env OWN_MOUNTS=1 $alone bash "$0"
+}
+
 valid() { exits 0 orrery verify "$@"; out '^VALID$'; }

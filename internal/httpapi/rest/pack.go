@@ -19,6 +19,7 @@ import (
 	"orrery.example/orrery/internal/control"
 	"orrery.example/orrery/internal/fault"
 	"orrery.example/orrery/internal/httpapi"
+	"orrery.example/orrery/internal/manifest"
 	"orrery.example/orrery/internal/pack"
 	"orrery.example/orrery/internal/plan"
 	"orrery.example/orrery/internal/store"
@@ -113,10 +114,10 @@ func (s *service) open(ctx context.Context, c *httpapi.Call, src api.PackSource)
 
 // load reads a pack from a temporary folder; its name is not one for messages.
 func load(dir, name string) (*pack.Pack, error) {
-	p, err := pack.Load(filepath.Join(dir, path.Base(name)))
-	if err == nil {
-		p.Path = name
-		return p, nil
+	p, err := pack.LoadAs(filepath.Join(dir, path.Base(name)), name)
+	var problems manifest.Problems
+	if err == nil || errors.As(err, &problems) {
+		return p, err
 	}
 	var known *fault.Error
 	if errors.As(err, &known) && known.Code != fault.Internal {
@@ -208,10 +209,7 @@ func (s *service) uploadPack(w http.ResponseWriter, r *http.Request, c *httpapi.
 	if err != nil {
 		return err
 	}
-	src, err := plan.Load(loaded.FS, loaded.Base, name, loaded.Files)
-	if err != nil {
-		return err
-	}
+	src := loaded.Source()
 	if err := plan.Check(src); err != nil {
 		return err
 	}

@@ -22,7 +22,7 @@ func (d *Driver) Backup(ctx context.Context, path string) error {
 	if _, err := os.Lstat(path); err == nil {
 		return fault.New(fault.Conflict, "%s exists already", path)
 	}
-	c, err := connect(uri(d.file(), "ro", commonPragmas))
+	c, err := d.look(commonPragmas)
 	if err != nil {
 		return err
 	}

@@ -5,6 +5,8 @@ import (
 	"database/sql/driver"
 	"errors"
 	"io"
+	"os"
+	"path/filepath"
 
 	"modernc.org/sqlite"
 	sqlite3 "modernc.org/sqlite/lib"
@@ -15,6 +17,7 @@ import (
 // conn is one connection with its prepared statements, used by one goroutine at a time. It speaks to the driver without
 // database/sql: its pool, its locks and its conversions would cost as much as the small statements of a transition do.
 type conn struct {
+	file       string
 	raw        driver.Conn
 	statements map[string]*statement
 }
@@ -28,17 +31,17 @@ type statement struct {
 	row   []driver.Value
 }
 
-// connect opens a connection. The name is a SQLite URI with the driver's own parameters.
-func connect(name string) (*conn, error) {
-	connector, err := sqlite.NewConnector(name)
+// connect opens a connection in a mode of SQLite's URIs: rwc, ro, or immutable for a file that nobody can change.
+func connect(file, mode, pragmas string) (*conn, error) {
+	c := &conn{file: file, statements: map[string]*statement{}}
+	connector, err := sqlite.NewConnector(uri(file, mode, pragmas))
 	if err != nil {
 		return nil, err
 	}
-	raw, err := connector.Connect(context.Background())
-	if err != nil {
-		return nil, classify(err)
+	if c.raw, err = connector.Connect(context.Background()); err != nil {
+		return nil, c.classify(err)
 	}
-	return &conn{raw: raw, statements: map[string]*statement{}}, nil
+	return c, nil
 }
 
 func (c *conn) close() error {
@@ -53,7 +56,7 @@ func (c *conn) prepare(sql string, args []any) (*statement, error) {
 	if s == nil {
 		prepared, err := c.raw.Prepare(sql)
 		if err != nil {
-			return nil, classify(err)
+			return nil, c.classify(err)
 		}
 		s = &statement{
 			exec: prepared.(driver.StmtExecContext), query: prepared.(driver.StmtQueryContext), close: prepared.Close,
@@ -78,7 +81,7 @@ func (c *conn) do(sql string, args ...any) (int64, error) {
 	}
 	result, err := s.exec.ExecContext(context.Background(), s.args)
 	if err != nil {
-		return 0, classify(err)
+		return 0, c.classify(err)
 	}
 	return result.RowsAffected()
 }
@@ -87,10 +90,10 @@ func (c *conn) do(sql string, args ...any) (int64, error) {
 func (c *conn) script(sql string) error {
 	s, err := c.raw.Prepare(sql)
 	if err != nil {
-		return classify(err)
+		return c.classify(err)
 	}
 	_, err = s.(driver.StmtExecContext).ExecContext(context.Background(), nil)
-	return errors.Join(classify(err), s.Close())
+	return errors.Join(c.classify(err), s.Close())
 }
 
 // each calls row for every row of a query; what it is given is valid until it returns. The statement must not be used
@@ -102,7 +105,7 @@ func (c *conn) each(sql string, row func(values) error, args ...any) error {
 	}
 	rows, err := s.query.QueryContext(context.Background(), s.args)
 	if err != nil {
-		return classify(err)
+		return c.classify(err)
 	}
 	if s.row == nil {
 		s.row = make([]driver.Value, len(rows.Columns()))
@@ -112,14 +115,14 @@ func (c *conn) each(sql string, row func(values) error, args ...any) error {
 		case err == nil:
 			err = row(values(s.row))
 		case errors.Is(err, io.EOF):
-			return classify(rows.Close())
+			return c.classify(rows.Close())
 		default:
-			err = classify(err)
+			err = c.classify(err)
 		}
 		if err != nil {
 			closed := rows.Close()
 			if errors.Is(err, errStop) {
-				return classify(closed)
+				return c.classify(closed)
 			}
 			return err
 		}
@@ -192,15 +195,23 @@ func textOrNull[T ~string | ~[]byte](s T) any {
 }
 
 // classify gives an error of SQLite its code.
-func classify(err error) error {
+func (c *conn) classify(err error) error {
 	var e *sqlite.Error
 	if !errors.As(err, &e) {
 		return err
 	}
 	switch e.Code() & 0xff {
 	case sqlite3.SQLITE_FULL:
-		return fault.New(fault.Exhausted, "the disk is full: %w", err).
-			WithHint("free some space where the data folder is; what was committed is safe")
+		return noRoom(err)
+	case sqlite3.SQLITE_IOERR:
+		if e.Code() == sqlite3.SQLITE_IOERR_SHMSIZE { // the index of the log could not grow
+			return noRoom(err)
+		}
+		return c.diagnose(err, "the disk did not read or write as it should", "look into the system's log; the disk may be failing")
+	case sqlite3.SQLITE_CANTOPEN:
+		return c.diagnose(err, "a file of the store cannot be opened", "orrery doctor")
+	case sqlite3.SQLITE_NOMEM:
+		return fault.New(fault.Exhausted, "there is not enough memory: %w", err).WithHint("free some memory")
 	case sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED:
 		return fault.New(fault.Locked, "the store is in use: %w", err)
 	case sqlite3.SQLITE_READONLY:
@@ -212,4 +223,40 @@ func classify(err error) error {
 	default:
 		return fault.New(fault.Internal, "the store failed: %w", err)
 	}
+}
+
+func noRoom(err error) error {
+	return fault.New(fault.Exhausted, "the disk is full: %w", err).
+		WithHint("free some space where the data folder is; what was committed is safe")
+}
+
+// diagnose finds out why SQLite got nowhere with its files: it says that it did not, and seldom why.
+func (c *conn) diagnose(err error, what, hint string) error {
+	dir := filepath.Dir(c.file)
+	if readOnlyFilesystem(dir) {
+		return onlyToRead(dir, err)
+	}
+	if cause := openable(dir); cause != nil {
+		return fault.Wrap(fault.Unavailable, cause, "%s (%s)", what, err)
+	}
+	return fault.New(fault.Unavailable, "%s: %w", what, err).WithHint("%s", hint)
+}
+
+// openable tries to open as many files as a connection needs. It takes the folder for it: to close one of the store's files would undo the
+// locks that this process has on it.
+func openable(dir string) (err error) {
+	for range 4 {
+		f, e := os.Open(dir)
+		if e != nil {
+			return errors.Join(err, e)
+		}
+		defer func() { err = errors.Join(err, f.Close()) }()
+	}
+	return nil
+}
+
+// onlyToRead says that nothing can be written to a folder by anybody.
+func onlyToRead(dir string, err error) error {
+	return fault.New(fault.Unavailable, "the file system of %s can only be read: %w", dir, err).
+		WithHint("make it writable; until then runs can be listed, shown, exported and verified")
 }

@@ -8,6 +8,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -95,9 +96,9 @@ func (d *Driver) open(o Options) error {
 		err = errors.Join(f.Chmod(0o600), f.Close())
 	}
 	if err != nil {
-		return fault.New(fault.Invalid, "the store's file cannot be used: %w", err)
+		return fault.Wrap(fault.Invalid, err, "the store's file cannot be used")
 	}
-	if d.writer, err = connect(uri(d.file(), "rwc", writerPragmas)); err != nil {
+	if d.writer, err = connect(d.file(), "rwc", writerPragmas); err != nil {
 		return err
 	}
 	d.tx = tx{reader: reader{c: d.writer, queues: queues{}}, written: written{}}
@@ -148,8 +149,24 @@ const (
 	readerPragmas = commonPragmas + ";cache_size=-4096;query_only=ON"
 )
 
+// look opens a connection for reading. Where nobody can write, SQLite cannot put the files of its log beside the store, and does not need
+// them as long as the log that is there is empty.
+func (d *Driver) look(pragmas string) (*conn, error) {
+	mode := "ro"
+	if d.readOnly && readOnlyFilesystem(d.dir) {
+		if log, err := os.Stat(d.file() + "-wal"); errors.Is(err, fs.ErrNotExist) || err == nil && log.Size() == 0 {
+			mode = "immutable"
+		}
+	}
+	return connect(d.file(), mode, pragmas)
+}
+
 func uri(file, mode, pragmas string) string {
 	q := url.Values{"mode": {mode}, "_dqs": {"0"}, "_defensive": {"1"}}
+	if mode == "immutable" {
+		q.Set("mode", "ro")
+		q.Set("immutable", "1")
+	}
 	for p := range strings.SplitSeq(pragmas, ";") {
 		q.Add("_pragma", p)
 	}
@@ -299,7 +316,7 @@ func (d *Driver) reader(ctx context.Context) (*conn, error) {
 		if c != nil {
 			return c, nil
 		}
-		c, err := connect(uri(d.file(), "ro", readerPragmas))
+		c, err := d.look(readerPragmas)
 		if err != nil {
 			d.readers <- nil
 			return nil, err

@@ -15,6 +15,12 @@ func networkFilesystem(dir string) string {
 	return networkName(uint32(s.Type)) //nolint:unconvert // the type differs between machines
 }
 
+// readOnlyFilesystem reports whether nobody can write to the file system of a folder.
+func readOnlyFilesystem(dir string) bool {
+	var s unix.Statfs_t
+	return unix.Statfs(dir, &s) == nil && s.Flags&unix.ST_RDONLY != 0
+}
+
 // networkName knows the numbers of statfs(2) and of the kernel modules that are not in it.
 func networkName(kind uint32) string {
 	switch kind {

@@ -10,6 +10,9 @@ import (
 // networkFilesystem is not known here; the documentation says what must not be done.
 func networkFilesystem(string) string { return "" }
 
+// readOnlyFilesystem is not known here: a store on one cannot be looked at.
+func readOnlyFilesystem(string) bool { return false }
+
 // freeBytes is not known here.
 func freeBytes(string) (int64, bool) { return 0, false }
 

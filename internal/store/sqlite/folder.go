@@ -2,6 +2,7 @@ package sqlite
 
 import (
 	"os"
+	"syscall"
 
 	"orrery.example/orrery/internal/fault"
 )
@@ -9,7 +10,10 @@ import (
 // prepareFolder makes the folder and sees that it can hold a store.
 func prepareFolder(dir string) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return fault.New(fault.Invalid, "the data folder cannot be made: %w", err)
+		return fault.Wrap(fault.Invalid, err, "the data folder cannot be made")
+	}
+	if readOnlyFilesystem(dir) {
+		return onlyToRead(dir, syscall.EROFS)
 	}
 	info, err := os.Stat(dir)
 	if err != nil {

@@ -65,7 +65,7 @@ func TestOtherSchemasAreRefused(t *testing.T) {
 
 // A step of the schema that fails leaves the store as it was.
 func TestAFailedMigrationChangesNothing(t *testing.T) {
-	c, err := connect(uri(filepath.Join(t.TempDir(), fileName), "rwc", writerPragmas))
+	c, err := connect(filepath.Join(t.TempDir(), fileName), "rwc", writerPragmas)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -30,7 +30,7 @@ type holder struct {
 func acquire(path, command string) (*lock, error) {
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
-		return nil, fault.New(fault.Invalid, "the data folder cannot be locked: %w", err)
+		return nil, fault.Wrap(fault.Invalid, err, "the data folder cannot be locked")
 	}
 	err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 	for patience := dying; errors.Is(err, unix.EWOULDBLOCK) && patience > 0 && orphaned(f); patience -= lookAgain {
@@ -42,7 +42,7 @@ func acquire(path, command string) (*lock, error) {
 		return nil, lockedBy(f)
 	}
 	if err != nil {
-		return nil, errors.Join(fault.New(fault.Invalid, "the data folder cannot be locked: %w", err), f.Close())
+		return nil, errors.Join(fault.Wrap(fault.Invalid, err, "the data folder cannot be locked"), f.Close())
 	}
 	if command == "" {
 		command = strings.Join(os.Args, " ")
