@@ -242,25 +242,7 @@ func (c *cli) deadletterCommand() *cobra.Command {
 	var r runFlags
 	retry := &cobra.Command{
 		Use: "retry RUN", Short: "Retry the run of a dead step, keeping the results of what succeeded", Args: exactly(1, "a run"),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			ctx := cmd.Context()
-			f, run, err := c.find(ctx, args[0], false)
-			if err != nil {
-				return err
-			}
-			defer f.Close()
-			sub, err := c.submission(&r)
-			if err != nil {
-				return err
-			}
-			again, carry, err := f.Retry(ctx, run, nil, sub, nil)
-			if err != nil {
-				return err
-			}
-			r.created = true
-			c.say("run    %s   carries %d result(s) of %s", again.Name, len(carry.Carried), run.Name)
-			return c.drive(ctx, f, again, &r)
-		},
+		RunE: func(cmd *cobra.Command, args []string) error { return c.retry(cmd.Context(), args[0], "", nil, &r) },
 	}
 	r.addStart(retry)
 	c.workFlags(retry)

@@ -36,7 +36,7 @@ or were cancelled and that no other run has retried; cancel takes runs that have
 				return err
 			}
 			if !yes {
-				c.say("%s would be affected; add --yes to do it", count(len(runs), "run"))
+				c.say("%s would be affected; add --yes to do it", work.Count(len(runs), "run"))
 				return c.showRuns(ctx, f, runs)
 			}
 			return c.bulk(ctx, f, args[0], runs, reason, &r)

@@ -246,10 +246,10 @@ func (c *cli) showReplay(r *replay.Result) error {
 	}
 	err := c.show(doc, func(out io.Writer) error {
 		if r.Divergence != nil {
-			fmt.Fprintf(out, "DIVERGED after %d identical events\n%s\n", r.Events, r.Divergence)
+			fmt.Fprintf(out, "DIVERGED after %s\n%s\n", work.Count(r.Events, "identical event"), r.Divergence)
 			return nil
 		}
-		_, err := fmt.Fprintf(out, "IDENTICAL  %d events, %d of them from outside\n", r.Events, r.Stimuli)
+		_, err := fmt.Fprintf(out, "IDENTICAL  %s, %d of them from outside\n", work.Count(r.Events, "event"), r.Stimuli)
 		return err
 	})
 	if err == nil && r.Divergence != nil {

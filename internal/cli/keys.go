@@ -51,6 +51,24 @@ func usages(names []string) ([]keyring.Usage, error) {
 	return out, nil
 }
 
+// trusted returns the keyring of the data folder with what it trusts.
+func (c *cli) trusted() (*keyring.Folder, keyring.Trust, error) {
+	ring, err := c.ring()
+	if err != nil {
+		return nil, keyring.Trust{}, err
+	}
+	trust, err := ring.Trust()
+	return ring, trust, err
+}
+
+// showKey prints a key in one line.
+func (c *cli) showKey(k keyring.Key) error {
+	return c.show(k, func(out io.Writer) error {
+		_, err := fmt.Fprintf(out, "%s  %s  %v\n", k.Name, k.ID, k.Usage)
+		return err
+	})
+}
+
 func (c *cli) generateKeyCommand() *cobra.Command {
 	var use []string
 	cmd := &cobra.Command{
@@ -74,10 +92,7 @@ func (c *cli) generateKeyCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return c.show(key.Key, func(out io.Writer) error {
-				_, err := fmt.Fprintf(out, "%s  %s  %v\n", key.Key.Name, key.Key.ID, key.Key.Usage)
-				return err
-			})
+			return c.showKey(key.Key)
 		},
 	}
 	cmd.Flags().StringSliceVar(&use, "usage", []string{"approve", "submit"}, "what it is for: approve, submit, attest, log, worker")
@@ -88,11 +103,7 @@ func (c *cli) listKeysCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "list", Short: "List the keys that are trusted here", Args: atMost(0),
 		RunE: func(*cobra.Command, []string) error {
-			ring, err := c.ring()
-			if err != nil {
-				return err
-			}
-			trust, err := ring.Trust()
+			ring, trust, err := c.trusted()
 			if err != nil {
 				return err
 			}
@@ -133,11 +144,7 @@ func (c *cli) exportKeysCommand() *cobra.Command {
 		Long:  "Export prints the public keys that are trusted here, all of them or those of one name or use, as PEM.",
 		Args:  atMost(1),
 		RunE: func(_ *cobra.Command, args []string) error {
-			ring, err := c.ring()
-			if err != nil {
-				return err
-			}
-			trust, err := ring.Trust()
+			_, trust, err := c.trusted()
 			if err != nil {
 				return err
 			}
@@ -183,10 +190,7 @@ func (c *cli) trustKeyCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return c.show(key, func(out io.Writer) error {
-				_, err := fmt.Fprintf(out, "%s  %s  %v\n", key.Name, key.ID, key.Usage)
-				return err
-			})
+			return c.showKey(key)
 		},
 	}
 	cmd.Flags().StringSliceVar(&use, "usage", []string{"approve"}, "what it is trusted for: approve, submit, attest, log, worker")
@@ -198,11 +202,7 @@ func (c *cli) trustRootCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "trust-root", Short: "Write the trust root that verifiers elsewhere pin", Args: atMost(0),
 		RunE: func(*cobra.Command, []string) error {
-			ring, err := c.ring()
-			if err != nil {
-				return err
-			}
-			trust, err := ring.Trust()
+			_, trust, err := c.trusted()
 			if err != nil {
 				return err
 			}
@@ -236,11 +236,7 @@ func (c *cli) revokeKeyCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "revoke KEY", Short: "End the trust in a key, by its id or the start of it", Args: exactly(1, "a key id"),
 		RunE: func(_ *cobra.Command, args []string) error {
-			ring, err := c.ring()
-			if err != nil {
-				return err
-			}
-			trust, err := ring.Trust()
+			ring, trust, err := c.trusted()
 			if err != nil {
 				return err
 			}

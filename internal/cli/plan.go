@@ -225,14 +225,7 @@ func planSummary(p *work.Plan) string {
 			gates++
 		}
 	}
-	return fmt.Sprintf("%s · %s · %s · %s", count(steps, "step"), count(maps, "map"), count(gates, "gate"), count(len(endpoints), "endpoint"))
-}
-
-func count(n int, what string) string {
-	if n == 1 {
-		return "1 " + what
-	}
-	return fmt.Sprintf("%d %ss", n, what)
+	return fmt.Sprintf("%s · %s · %s · %s", work.Count(steps, "step"), work.Count(maps, "map"), work.Count(gates, "gate"), work.Count(len(endpoints), "endpoint"))
 }
 
 func (c *cli) planDiffCommand() *cobra.Command {

@@ -86,7 +86,7 @@ func (p *progress) take(e *work.Event) string {
 		var d work.ExpandedData
 		decode(e, &d)
 		s.total = d.Total
-		return fmt.Sprintf("%s runs over %d items", e.Step, d.Total)
+		return fmt.Sprintf("%s runs over %s", e.Step, work.Count(d.Total, "item"))
 	case work.StepClaimed:
 		var d work.ClaimedData
 		decode(e, &d)
@@ -108,7 +108,7 @@ func (p *progress) take(e *work.Event) string {
 		decode(e, &d)
 		s.started, s.reason = e.Time, work.Reason{Code: work.WaitsForApproval, Until: d.Expires}
 		p.move(s, work.Waiting)
-		return fmt.Sprintf("%s waits for %d approval(s), until %s", e.Step, d.Required, d.Expires)
+		return fmt.Sprintf("%s waits for %s, until %s", e.Step, work.Count(d.Required, "approval"), d.Expires)
 	case work.StepRetrying:
 		var d work.RetryingData
 		decode(e, &d)

@@ -77,29 +77,7 @@ repeats what failed or did not start. With --from it repeats the named steps, an
 --input or --inputs the plan may change: steps that say something else, or build on one that does, run again, and gates are asked again.`,
 		Example: "  orrery runs retry amber-heron\n  orrery runs retry amber-heron --from 'shard[3]::*'\n  orrery runs retry amber-heron --pack . --input size=20",
 		Args:    exactly(1, "a run"),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			ctx := cmd.Context()
-			f, run, err := c.find(ctx, args[0], false)
-			if err != nil {
-				return err
-			}
-			defer f.Close()
-			sub, err := c.submission(&r)
-			if err != nil {
-				return err
-			}
-			p, err := c.changePlan(ctx, f, run, &sub, path, &r)
-			if err != nil {
-				return err
-			}
-			again, carry, err := f.Retry(ctx, run, p, sub, from)
-			if err != nil {
-				return err
-			}
-			r.created = true
-			c.say("run    %s   carries %d result(s) of %s, runs again: %s", again.Name, len(carry.Carried), run.Name, joinIDs(carry.Again))
-			return c.drive(ctx, f, again, &r)
-		},
+		RunE:    func(cmd *cobra.Command, args []string) error { return c.retry(cmd.Context(), args[0], path, from, &r) },
 	}
 	cmd.Flags().StringArrayVar(&from, "from", nil, "a step to repeat with all that builds on it; may have wildcards (may be repeated)")
 	cmd.Flags().StringVar(&path, "pack", "", "take the pack from here, as it is now")
@@ -107,6 +85,30 @@ repeats what failed or did not start. With --from it repeats the named steps, an
 	r.addStart(cmd)
 	c.workFlags(cmd)
 	return cmd
+}
+
+// retry makes a run that carries over what still holds of another, and drives it. A path names the pack when the plan may change.
+func (c *cli) retry(ctx context.Context, name, path string, from []string, r *runFlags) error {
+	f, run, err := c.find(ctx, name, false)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	sub, err := c.submission(r)
+	if err != nil {
+		return err
+	}
+	p, err := c.changePlan(ctx, f, run, &sub, path, r)
+	if err != nil {
+		return err
+	}
+	again, carry, err := f.Retry(ctx, run, p, sub, from)
+	if err != nil {
+		return err
+	}
+	r.created = true
+	c.say("run    %s   carries %s of %s, runs again: %s", again.Name, work.Count(len(carry.Carried), "result"), run.Name, joinIDs(carry.Again))
+	return c.drive(ctx, f, again, r)
 }
 
 // changePlan replaces the plan of a retry when the pack or inputs are given anew, says what is different, and returns the pack.

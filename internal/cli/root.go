@@ -121,6 +121,9 @@ func (c *cli) formats(cmd *cobra.Command) error {
 			return fault.New(fault.Invalid, "there is no output format %q", c.output).WithHint("use -o json, -o yaml or -o table")
 		}
 	}
+	if wait, detach := cmd.Flags().Lookup("wait"), cmd.Flags().Lookup("detach"); wait != nil && detach != nil && wait.Changed && detach.Changed {
+		return fault.New(fault.Invalid, "--wait stays and --detach goes").WithHint("give one of them; a detached run waits for people by itself")
+	}
 	switch c.color {
 	case "auto", "always", "never":
 		return nil

@@ -70,8 +70,8 @@ func (c *cli) runCommand() *cobra.Command {
 		Use:   "run FILE",
 		Short: "Run a pack on this machine and follow it",
 		Long: `Run executes a pack: a folder with a pack.yaml, or one YAML file. The exit code is the result of the run:
-0 succeeded, 3 failed, 8 waits for an approval. A run that was interrupted is carried on by the same command:
-what had succeeded does not run again.`,
+0 succeeded, 3 failed, 8 waits for an approval. Ctrl-C cancels the run; SIGTERM stops this process and leaves the run. A run that was
+interrupted is carried on by the same command: what had succeeded does not run again.`,
 		Example: `  orrery run hello.yaml
   orrery run examples/tour --input name=world
   orrery run deploy --input token=env:DEPLOY_TOKEN -o json`,

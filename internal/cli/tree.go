@@ -114,7 +114,7 @@ func (t *tree) line(b *branch, now work.Time) string {
 	case s.cached:
 		text += "  from cache"
 	case s.total > 0:
-		text += fmt.Sprintf("  %d items", s.total)
+		text += "  " + work.Count(s.total, "item")
 	}
 	if s.state.Failure() && s.reason.Message != "" {
 		text += "  " + s.reason.Message

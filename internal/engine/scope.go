@@ -318,6 +318,9 @@ func pick(row *work.Step, use work.ArtifactUse, index int) []BoundArtifact {
 	var out []BoundArtifact
 	for _, a := range row.Artifacts {
 		if a.Name == use.Output {
+			if use.Base != "" {
+				a.Path = strings.TrimPrefix(a.Path, use.Base+"/")
+			}
 			out = append(out, BoundArtifact{To: use.To, Index: index, Artifact: a})
 		}
 	}

@@ -87,7 +87,7 @@ func firstIssue(issues *cel.Issues, src string) *Error {
 		e.Message = strings.ReplaceAll(message, "'<EOF>'", "the end")
 	case strings.Contains(message, "found no matching overload"):
 		e.Message = readableOverload(message)
-		e.Hint = `convert with string(…), int(…) or double(…)`
+		e.Hint = `convert with string(…), int(…) or double(…); a number with a fraction is a text until then`
 	case strings.Contains(message, "token recognition error"):
 		e.Hint = `texts stand in quotes, and conditions use ==, !=, &&, || and !`
 	}
@@ -133,7 +133,7 @@ func (p *Program) explain(scope Scope, err error) *fault.Error {
 	}
 	if strings.HasPrefix(text, "no such overload") {
 		return p.wrap(fault.New(fault.Invalid, "the operation does not fit the types of its values (%s)", text)).
-			WithHint("convert with string(…), int(…) or double(…)")
+			WithHint("convert with string(…), int(…) or double(…); a number with a fraction is a text until then")
 	}
 	return p.wrap(err)
 }

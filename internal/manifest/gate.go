@@ -91,7 +91,7 @@ func (r *reader) approval(s *Step, n *yaml.Node) {
 		}
 	}
 	if len(spec.Approvers) > 0 && spec.Required > len(spec.Approvers) {
-		r.problem(n, "name more people, or lower required", "the gate needs %d approvals, but only %d people may give one", spec.Required, len(spec.Approvers))
+		r.problem(n, "name more people, or lower required", "the gate needs %s, but only %d may give one", work.Count(spec.Required, "approval"), len(spec.Approvers))
 	}
 }
 

@@ -124,11 +124,24 @@ func Suggest(written string, known []string) string {
 		if strings.EqualFold(k, written) {
 			return k
 		}
-		if d := edits(strings.ToLower(written), strings.ToLower(k)); d < distance {
+		d := edits(strings.ToLower(written), strings.ToLower(k))
+		if singular(written) == singular(k) {
+			d = min(d, 1)
+		}
+		if d < distance {
 			best, distance = k, d
 		}
 	}
 	return best
+}
+
+// singular is a word without what makes it mean several: people write retries for retry.
+func singular(word string) string {
+	word = strings.ToLower(word)
+	if stem, ok := strings.CutSuffix(word, "ies"); ok {
+		return stem + "y"
+	}
+	return strings.TrimSuffix(word, "s")
 }
 
 // edits counts the letters to add, drop, change or swap on the way from a to b.

@@ -264,7 +264,7 @@ func rebase(r *work.RunSpec, folder string) *work.RunSpec {
 	}
 	out.Artifacts = slices.Clone(r.Artifacts)
 	for i, a := range out.Artifacts {
-		out.Artifacts[i].To = keepSlash(path.Join(folder, a.To), a.To)
+		out.Artifacts[i].To, out.Artifacts[i].Base = keepSlash(path.Join(folder, a.To), a.To), folder
 	}
 	parameter := map[string]string{"bundle.ingest": "path", "http": "file"}[r.Runner]
 	var text string

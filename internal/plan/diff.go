@@ -232,9 +232,9 @@ func (d *differ) removed(s *work.PlanStep) {
 func (d *differ) added(s *work.PlanStep) {
 	switch {
 	case s.Kind == work.KindApproval:
-		d.say("gate", s.ID, Info, "the gate %s is new: %d approvals", s.ID, s.Approval.Required)
+		d.say("gate", s.ID, Info, "the gate %s is new: %s", s.ID, work.Count(s.Approval.Required, "approval"))
 	case s.Kind == work.KindPolicy:
-		d.say("gate", s.ID, Info, "the gate %s is new: %d rules", s.ID, len(s.Policy.Rules))
+		d.say("gate", s.ID, Info, "the gate %s is new: %s", s.ID, work.Count(len(s.Policy.Rules), "rule"))
 	case s.Kind == work.KindRun:
 		d.say("step-added", s.ID, Warning, "the step %s (%s) is new", s.ID, what(s))
 		d.reach(s.ID, &work.RunSpec{Sandbox: work.SandboxSpec{MinTier: "t2"}}, s.Run)

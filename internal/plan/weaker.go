@@ -11,7 +11,7 @@ import (
 
 func (d *differ) approval(id work.StepID, x, y *work.ApprovalSpec) {
 	if x.Required != y.Required {
-		d.say("gate", id, worse(y.Required < x.Required), "%s needs %d approvals instead of %d", id, y.Required, x.Required)
+		d.say("gate", id, worse(y.Required < x.Required), "%s needs %s instead of %d", id, work.Count(y.Required, "approval"), x.Required)
 	}
 	if x.TTLMs != y.TTLMs {
 		d.say("gate", id, Info, "%s stays open for %s instead of %s", id, span(y.TTLMs), span(x.TTLMs))

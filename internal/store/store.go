@@ -32,7 +32,7 @@ type Store interface {
 // Runs is what people and their tools ask for.
 type Runs interface {
 	// Submit creates runs. A Submission whose RunToken the tenant has used returns that run, unchanged, with Existed set; with
-	// another plan it is fault.Conflict. Errors per command: fault.Invalid for a plan that is not what its hash says.
+	// another plan it is fault.Conflict. Errors per command: fault.PlanMismatch for a plan that is not what its hash says.
 	Submit(ctx context.Context, batch []Submission) []Submitted
 
 	// Decide records decisions at gates. Errors per command: as engine.Decide, and fault.NotFound.

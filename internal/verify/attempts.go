@@ -72,7 +72,7 @@ func (b *bundle) checkAttempts() (string, error) {
 			return "", wrong("there is a transcript of attempt %d of %q, which the history does not know", key.attempt, key.step)
 		}
 	}
-	return fmt.Sprintf("%d attempts reported, %d lines of output as their workers saw them", reported, lines), nil
+	return fmt.Sprintf("%s reported, %s of output as their workers saw them", work.Count(reported, "attempt"), work.Count(lines, "line")), nil
 }
 
 func checkReport(r *work.ReportedData, t *transcript) error {

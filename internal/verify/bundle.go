@@ -55,7 +55,7 @@ func Bundle(r io.Reader, trust keyring.Trust, opts Options) *Report {
 	report := &Report{}
 	defer report.conclude()
 	files, mtime, err := readArchive(r, opts.MaxBytes)
-	report.add("bundle", fmt.Sprintf("%d files, nothing besides", len(files)), err)
+	report.add("bundle", work.Count(len(files), "file")+", nothing besides", err)
 	if err != nil {
 		return report
 	}
@@ -226,7 +226,7 @@ func (b *bundle) checkFiles() (string, error) {
 	if len(gone) > 0 {
 		return "", absent("missing: %s", strings.Join(gone, ", "))
 	}
-	return fmt.Sprintf("%d files match the manifest", len(b.manifest.Files)), nil
+	return work.Count(len(b.manifest.Files), "file") + " as the manifest says", nil
 }
 
 func (b *bundle) checkPlan() (string, error) {
@@ -246,7 +246,7 @@ func (b *bundle) checkPlan() (string, error) {
 		return "", wrong("the plan has version %q, this verifier knows %q", p.Version, work.PlanVersion)
 	}
 	b.plan = &p
-	return fmt.Sprintf("%s, %d steps", hash, len(p.Steps)), nil
+	return fmt.Sprintf("%s, %s", hash, work.Count(len(p.Steps), "step")), nil
 }
 
 // checkIdentity sees that everything speaks of the one run that the caller asks for.

@@ -33,6 +33,9 @@ func (b *bundle) checkRequest() (string, error) {
 		return "", absent("it takes the history to know what was submitted")
 	}
 	sub := b.hist.submitted
+	if sub.Request == "" {
+		return "", absent("the history names no signed submission: nobody signed for this run. Run it again as somebody with a key")
+	}
 	raw, err := b.file("request.dsse.json")
 	if err != nil {
 		return "", err
@@ -215,7 +218,7 @@ func (b *bundle) checkPolicies() (string, error) {
 	if err := b.onlyThese("policy/", used); err != nil {
 		return "", err
 	}
-	return fmt.Sprintf("%d decisions, %d allowed; the rules give the same answers again", len(used), allowed), nil
+	return fmt.Sprintf("%s, %d allowed; the rules give the same answers again", work.Count(len(used), "decision"), allowed), nil
 }
 
 // onlyThese sees that a folder holds nothing that no check has looked at.

@@ -67,7 +67,7 @@ func (b *bundle) checkValues() (string, error) {
 	if err != nil {
 		return "", err
 	}
-	return fmt.Sprintf("%d outputs, the bytes of %d are here; %d connection attempts", len(doc.Files), len(used), connections), nil
+	return fmt.Sprintf("%s, the bytes of %d are here; %s", work.Count(len(doc.Files), "output"), len(used), work.Count(connections, "connection attempt")), nil
 }
 
 func (b *bundle) equals(name string, want any) error {
@@ -185,5 +185,5 @@ func (b *bundle) checkSnapshot() (string, error) {
 	if err != nil {
 		return "", wrong("trust/keyring.json: %s", err)
 	}
-	return fmt.Sprintf("%d keys, kept as evidence; the verdict rests on your trust root", len(t.Keys)), nil
+	return work.Count(len(t.Keys), "key") + ", kept as evidence; the verdict rests on your trust root", nil
 }

@@ -3,6 +3,7 @@ package work
 import (
 	"encoding/hex"
 	"errors"
+	"strconv"
 	"strings"
 )
 
@@ -122,4 +123,12 @@ func (id StepID) Instantiate(indices []string) StepID {
 	}
 	b.WriteString(s)
 	return StepID(b.String())
+}
+
+// Count says how many there are of something, in words: "1 step", "2 steps". The noun is one with a plain plural.
+func Count[N ~int | ~int64](n N, noun string) string {
+	if n == 1 {
+		return "1 " + noun
+	}
+	return strconv.FormatInt(int64(n), 10) + " " + noun + "s"
 }

@@ -120,7 +120,8 @@ type RunSpec struct {
 type ArtifactUse struct {
 	Step   StepID `json:"step"` // as written in the plan
 	Output string `json:"output"`
-	To     string `json:"to"` // a path in the workspace; a folder when it ends in a slash
+	To     string `json:"to"`             // a path in the workspace; a folder when it ends in a slash
+	Base   string `json:"base,omitempty"` // the folder of a sub-pack, which the paths of its files do not begin with in To
 }
 
 // StepOutput is a declared result of a step: a file when Path is set (a glob in the workspace), else a value that the

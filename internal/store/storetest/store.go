@@ -88,9 +88,7 @@ func testSubmit(r *rig) {
 	r.wants("the token for another plan", out[0].Err, fault.Conflict)
 	r.wants("a name that is taken", out[1].Err, fault.Conflict)
 	r.wants("an id that is taken", out[2].Err, fault.Conflict)
-	if code := fault.CodeOf(out[3].Err); code != fault.Invalid && code != fault.PlanMismatch {
-		r.Errorf("a plan that is not what its hash says: %v", out[3].Err)
-	}
+	r.wants("a plan that is not what its hash says", out[3].Err, fault.PlanMismatch)
 	if out[4].Err != nil || out[4].Existed {
 		r.Errorf("another tenant with the same id, name and token: %+v", out[4])
 	}
