@@ -230,7 +230,7 @@ func bad() []struct {
 		{"steps: [{map: {items: [1], as: inputs, step: {run: x}}}]", "1:32", "a meaning of its own", true},
 		{"steps: [{map: {items: [1], as: a, index: a, step: {run: x}}}]", "1:15", "cannot both be called", false},
 		{"steps: [{gate: {}}]", "1:16", "neither approval nor policy", true},
-		{"steps: [{gate: {approval: {required: 2, approvers: [a]}}}]", "1:27", "only 1 people", false},
+		{"steps: [{gate: {approval: {required: 2, approvers: [a]}}}]", "1:27", "only 1 may give one", false},
 		{"steps: [{gate: {approval: {id: x}}}]", "1:32", `no approval "x"`, false},
 		{"steps: [{gate: {policy: {rules: []}}}]", "1:25", "has no rules", true},
 		{"steps: [{gate: {policy: {rules: [{id: a}]}}}]", "1:34", "requires nothing", true},
