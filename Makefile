@@ -18,7 +18,7 @@ BENCHTIME ?= 1s
 export CGO_ENABLED ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help build test unit format vet arch race fuzz lint bench demo docs docs-check clean
+.PHONY: help build test unit services format vet arch race fuzz lint bench demo docs docs-check clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -38,8 +38,11 @@ arch:
 vet:
 	go vet ./...
 
-unit:
+unit: services
 	go test -vet=off -p $(JOBS) -timeout $(TIMEOUT) ./...
+
+services: ## build the servers and the second kernel that tests use, once
+	go test ./internal/testservice -run '^TestPrebuild$$' -timeout 30m
 
 race: ## run the packages that work concurrently under the race detector (needs gcc)
 	CGO_ENABLED=1 go test -race -p $(JOBS) -timeout $(TIMEOUT) $(RACE)

@@ -15,6 +15,7 @@ import (
 	"orrery.example/orrery/internal/fault"
 	"orrery.example/orrery/internal/keyring"
 	"orrery.example/orrery/internal/sandbox"
+	"orrery.example/orrery/internal/sandbox/gvisor"
 	"orrery.example/orrery/internal/sandbox/linux"
 	"orrery.example/orrery/internal/sandbox/workspace"
 	"orrery.example/orrery/internal/store"
@@ -90,8 +91,12 @@ func (f *Folder) worker(ctx context.Context, tenant work.Tenant, spaces string, 
 	}, f.Telemetry.source(f.Store, slots), f.Blobs), nil
 }
 
-// insideOf tells where a step sees its work folder: at a fixed place when it has a root of its own, else where it is.
+// insideOf tells where a step sees its work folder: at a fixed place when it has a root of its own, else where it is. A second kernel makes
+// no difference to that, so it is not tried for it.
 func insideOf(ctx context.Context, driver sandbox.Driver) func(string) string {
+	if d, ok := driver.(*gvisor.Driver); ok {
+		driver = d.Walls()
+	}
 	if driver.Probe(ctx).Tier >= sandbox.T2 {
 		return func(string) string { return linux.WorkPath }
 	}

@@ -15,6 +15,7 @@ import (
 	"orrery.example/orrery/internal/fault"
 	"orrery.example/orrery/internal/keyring"
 	"orrery.example/orrery/internal/sandbox"
+	"orrery.example/orrery/internal/sandbox/gvisor"
 	"orrery.example/orrery/internal/sandbox/linux"
 	"orrery.example/orrery/internal/store/kernel"
 	"orrery.example/orrery/internal/work"
@@ -31,6 +32,7 @@ type Options struct {
 	AllowUnsandboxed bool
 	ReadPaths        []string                                             // host paths that every step may read
 	StepPath         string                                               // PATH of steps; empty means the system's folders
+	Runsc            string                                               // path or name of gVisor's program, for tier t3; empty looks for runsc in PATH
 	Withhold         []string                                             // sandbox layers to do without, to see what is refused
 	Secret           func(tenant work.Tenant, ref string) ([]byte, error) // resolves references to secrets for the worker here; nil lets a step have what this user has
 	Log              *slog.Logger
@@ -173,9 +175,13 @@ func (f *Folder) Driver() (sandbox.Driver, error) {
 
 // NewSandbox returns the sandbox of this machine.
 func NewSandbox(o Options) (sandbox.Driver, error) {
-	return linux.New(linux.Config{
+	walls, err := linux.New(linux.Config{
 		AllowUnsandboxed: o.AllowUnsandboxed, ReadOnly: o.ReadPaths, Disable: o.Withhold,
 	})
+	if err != nil {
+		return nil, err
+	}
+	return gvisor.New(gvisor.Config{Program: o.Runsc, Disable: o.Withhold}, walls), nil
 }
 
 // Close releases the folder.

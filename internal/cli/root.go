@@ -47,6 +47,7 @@ type cli struct {
 	unsandbox bool
 	readPaths []string
 	stepPath  string
+	runsc     string
 	withhold  []string
 }
 
@@ -177,7 +178,7 @@ func (c *cli) folderOptions(readOnly bool) (app.Options, error) {
 	}
 	return app.Options{
 		Dir: abs, Tenant: work.Tenant(c.tenant), ReadOnly: readOnly, Slots: c.slots, AllowUnsandboxed: c.unsandbox,
-		ReadPaths: c.readPaths, StepPath: c.stepPath, Withhold: c.withhold, Log: log,
+		ReadPaths: c.readPaths, StepPath: c.stepPath, Runsc: c.runsc, Withhold: c.withhold, Log: log,
 	}, nil
 }
 

@@ -42,6 +42,11 @@ func (c *cli) workFlags(cmd *cobra.Command) {
 	f.BoolVar(&c.unsandbox, "allow-unsandboxed", false, "permit steps that ask for tier t0 where the machine has no sandbox")
 	f.StringArrayVar(&c.readPaths, "read-path", nil, "a host path that every step may read (may be repeated)")
 	f.StringVar(&c.stepPath, "step-path", "", "PATH of steps (default: the system's folders)")
+	c.kernelFlag(cmd)
+}
+
+func (c *cli) kernelFlag(cmd *cobra.Command) {
+	cmd.Flags().StringVar(&c.runsc, "runsc", envOr("ORRERY_RUNSC", ""), "gVisor's program, for sandbox tier t3 (default: $ORRERY_RUNSC, else runsc in PATH)")
 }
 
 func (r *runFlags) add(cmd *cobra.Command) {
@@ -356,6 +361,9 @@ func (c *cli) background(ctx context.Context, f *place, run work.Run) error {
 	}
 	if c.stepPath != "" {
 		args = append(args, "--step-path", c.stepPath)
+	}
+	if c.runsc != "" {
+		args = append(args, "--runsc", c.runsc)
 	}
 	if c.unsandbox {
 		args = append(args, "--allow-unsandboxed")

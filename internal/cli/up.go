@@ -32,6 +32,7 @@ func serverSettings() []config.Setting {
 		{Name: "allow-unsandboxed", Kind: "switch", Default: "false", Summary: "permit steps that ask for tier t0 where the machine has no sandbox"},
 		{Name: "read-path", Kind: "list", Summary: "host paths that every step may read"},
 		{Name: "step-path", Kind: "text", Summary: "PATH of steps, the system's folders without"},
+		{Name: "runsc", Kind: "text", Summary: "gVisor's program, for sandbox tier t3; runsc in PATH without"},
 		{Name: "secret-env", Kind: "list", Summary: "environment variables that steps here may be given as secrets"},
 		{Name: "secret-dir", Kind: "text", Summary: "folder with secrets for steps here: a file below the folder of its tenant"},
 	}, telemetrySettings()...)
@@ -88,6 +89,7 @@ func (c *cli) serve(ctx context.Context, v config.Values, work bool) error {
 	}
 	o.Store, o.Blobs = v.Text("store"), v.Text("blobs")
 	o.Slots, o.AllowUnsandboxed, o.ReadPaths, o.StepPath = int(v.Number("slots")), v.On("allow-unsandboxed"), v.List("read-path"), v.Text("step-path")
+	o.Runsc = v.Text("runsc")
 	var trusted struct {
 		Providers []oidc.Issuer `yaml:"providers"`
 	}

@@ -58,6 +58,7 @@ SIGTERM lets the steps under way end and takes no more; a second one stops at on
 	f.StringArrayVar(&c.readPaths, "read-path", nil, "a host path that every step may read (may be repeated)")
 	addFlags(cmd, telemetrySettings())
 	f.StringVar(&c.stepPath, "step-path", "", "PATH of steps (default: the system's folders)")
+	c.kernelFlag(cmd)
 	return cmd
 }
 

@@ -1,20 +1,15 @@
 package testservice
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 	"sync"
 	"syscall"
 	"testing"
-	"time"
-
-	"orrery.example/orrery/internal/fault"
 )
 
 // gateway is the S3 server: Versity's gateway over a folder, a server that people store with, in pure Go, to be had from the module
@@ -22,9 +17,6 @@ import (
 const (
 	gateway        = "github.com/versity/versitygw/cmd/versitygw"
 	gatewayVersion = "v1.8.0"
-
-	// buildTimeout allows for its many dependencies on a small machine; it is built once and kept in the user's cache.
-	buildTimeout = 15 * time.Minute
 )
 
 // S3 is an S3-compatible server.
@@ -38,7 +30,7 @@ type S3 struct {
 
 // StartS3 starts a server without buckets. The first time on a machine it is built with the go command.
 func StartS3() (*S3, error) {
-	path, err := buildGateway()
+	path, err := built(gateway, gatewayVersion)
 	if err != nil {
 		return nil, err
 	}
@@ -75,29 +67,6 @@ func (s *S3) Close() error {
 		s.process = nil
 	}
 	return os.RemoveAll(s.dir)
-}
-
-// buildGateway returns the path of the server's program.
-func buildGateway() (string, error) {
-	cache, err := os.UserCacheDir()
-	if err != nil {
-		return "", err
-	}
-	dir := filepath.Join(cache, "orrery-testservice", gatewayVersion)
-	path := filepath.Join(dir, filepath.Base(gateway))
-	if _, err := os.Stat(path); err == nil {
-		return path, nil
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), buildTimeout)
-	defer cancel()
-	cmd := exec.CommandContext(ctx, "go", "install", "-trimpath", "-ldflags=-s -w", gateway+"@"+gatewayVersion)
-	cmd.Dir = os.TempDir() // not within this module, whose go.mod it must not see
-	cmd.Env = append(os.Environ(), "GOBIN="+dir, "CGO_ENABLED=0", "GOFLAGS=")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return "", fault.New(fault.NotFound, "the test needs an S3 server, which could not be built: %v\n%s", err, out).
-			WithHint("GOBIN=%s go install %s@%s", dir, gateway, gatewayVersion)
-	}
-	return path, nil
 }
 
 // SharedS3 is one server for a test binary, started with the first use. TestMain closes it.

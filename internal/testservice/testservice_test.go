@@ -80,3 +80,10 @@ func TestAnotherPort(t *testing.T) {
 	}
 	p.kill(9)
 }
+
+// The programs from the module proxy can be built. It is run before all other tests, which have no time for that.
+func TestPrebuild(t *testing.T) {
+	if err := Prebuild(); err != nil {
+		t.Fatal(err)
+	}
+}

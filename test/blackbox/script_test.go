@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"orrery.example/orrery/internal/testservice"
 )
 
 //go:embed prelude.sh
@@ -32,7 +34,11 @@ func TestScripts(t *testing.T) {
 			for _, f := range files {
 				write(t, dir, f.name, f.data)
 			}
-			out, err := shell(t, dir, prelude+string(script))
+			words := prelude
+			if bytes.Contains(script, []byte("$RUNSC")) {
+				words += "export RUNSC=" + testservice.Runsc(t) + "\n"
+			}
+			out, err := shell(t, dir, words+string(script))
 			switch {
 			case err != nil:
 				t.Fatalf("%v\n%s", err, out)

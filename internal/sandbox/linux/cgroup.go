@@ -202,10 +202,16 @@ func resourceLimits(l sandbox.Limits, tier sandbox.Tier, grouped bool) []shim.Li
 		wanted = append(wanted, shim.Limit{Resource: unix.RLIMIT_NPROC, Value: l.Processes + ownProcesses})
 	}
 	for i, w := range wanted {
-		var now unix.Rlimit
-		if err := unix.Getrlimit(w.Resource, &now); err == nil && now.Max != unix.RLIM_INFINITY && uint64(w.Value) > now.Max {
-			wanted[i].Value = int(now.Max)
-		}
+		wanted[i] = attainable(w)
 	}
 	return wanted
+}
+
+// attainable lowers a limit to what this process may have at most.
+func attainable(l shim.Limit) shim.Limit {
+	var now unix.Rlimit
+	if err := unix.Getrlimit(l.Resource, &now); err == nil && now.Max != unix.RLIM_INFINITY && uint64(l.Value) > now.Max {
+		l.Value = int(now.Max)
+	}
+	return l
 }

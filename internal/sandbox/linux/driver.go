@@ -164,20 +164,20 @@ func (d *Driver) choose(ctx context.Context, policy sandbox.Policy) (sandbox.Tie
 		return 0, fault.New(fault.Invalid, "there is no sandbox tier %d", policy.MinTier)
 	}
 	if policy.MinTier == sandbox.T3 {
-		return 0, lacks(found, sandbox.T3, LayerGVisor)
+		return 0, Lacks(found, sandbox.T3, missingLayer(found, sandbox.T3))
 	}
 	missing := missingLayer(found, sandbox.T2)
 	if missing == "" {
 		return sandbox.T2, nil
 	}
 	if policy.MinTier == sandbox.T2 || len(policy.Egress) > 0 {
-		return 0, lacks(found, sandbox.T2, missing)
+		return 0, Lacks(found, sandbox.T2, missing)
 	}
 	if missing = missingLayer(found, sandbox.T1); missing == "" {
 		return sandbox.T1, nil
 	}
 	if policy.MinTier == sandbox.T1 {
-		return 0, lacks(found, sandbox.T1, missing)
+		return 0, Lacks(found, sandbox.T1, missing)
 	}
 	if !d.config.AllowUnsandboxed {
 		return 0, fault.New(fault.SandboxUnavailable, "this machine has no isolation to offer (%s is missing), and the operator does not allow steps to run without", missing).
@@ -186,7 +186,8 @@ func (d *Driver) choose(ctx context.Context, policy sandbox.Policy) (sandbox.Tie
 	return sandbox.T0, nil
 }
 
-func lacks(found sandbox.Capability, tier sandbox.Tier, layer string) error {
+// Lacks is the refusal of a step that needs a tier of which a machine does not have a layer.
+func Lacks(found sandbox.Capability, tier sandbox.Tier, layer string) error {
 	detail := "not probed"
 	for _, l := range found.Layers {
 		if l.Name == layer {

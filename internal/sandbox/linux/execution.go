@@ -40,9 +40,13 @@ type execution struct {
 	watchDisk bool
 	cleanups  []func()
 
+	guest       *Guest // the second kernel of tier 3
+	inner       *shim.Order
+	voice       *net.UnixConn // the control socket of the shim on it
 	process     *os.Process
 	control     *net.UnixConn
 	protections sandbox.Protections
+	kernel      string // of tier 3, when it has ended
 
 	mu      sync.Mutex
 	records []sandbox.EgressRecord
@@ -56,10 +60,12 @@ func (x *execution) release() {
 
 // ending is what the shim told about itself before it ended.
 type ending struct {
-	failure *stageFailure
-	ended   bool
-	status  unix.WaitStatus
-	usage   sandbox.Usage
+	failure  *stageFailure
+	kernel   string // the release and version of the second kernel
+	exceeded bool   // memory, on a second kernel
+	ended    bool
+	status   unix.WaitStatus
+	usage    sandbox.Usage
 }
 
 type stageFailure struct {
@@ -95,18 +101,18 @@ func (x *execution) run(ctx context.Context) (sandbox.Result, error) {
 	proxy := egress.NewProxy(egress.NewDialer(x.spec.Policy.Egress, x.record))
 	defer proxy.Close()
 	heard := make(chan ending, 1)
-	go func() { heard <- x.listen(proxy) }()
+	go func() { heard <- x.hear(proxy) }()
 	if x.group != nil {
 		err = x.group.add(x.process.Pid)
 	}
 	if err == nil {
-		_, err = x.control.Write([]byte{shim.MsgGo})
+		err = x.tell(shim.MsgGo)
 	}
 	if err != nil {
 		x.kill() // the shim says why, if it still can
 	}
 	why := x.await(ctx)
-	if x.tier != sandbox.T2 {
+	if x.tier < sandbox.T2 {
 		_ = s.stdout.SetReadDeadline(time.Now().Add(grace))
 		_ = s.stderr.SetReadDeadline(time.Now().Add(grace))
 	}
@@ -147,7 +153,7 @@ func (x *execution) await(ctx context.Context) verdict {
 			if why.cause == "" {
 				why.cause = sandbox.Cancelled
 			}
-			_, _ = x.control.Write([]byte{shim.MsgTerminate})
+			_ = x.tell(shim.MsgTerminate)
 			timer := time.NewTimer(x.limits.Grace)
 			defer timer.Stop()
 			patience = timer.C
@@ -169,7 +175,7 @@ func (x *execution) await(ctx context.Context) verdict {
 
 // kill ends the tree: with process 1 of its namespace, or through the shim where there is none.
 func (x *execution) kill() {
-	if x.tier == sandbox.T2 {
+	if x.tier >= sandbox.T2 {
 		_ = x.process.Kill()
 		return
 	}
@@ -178,12 +184,23 @@ func (x *execution) kill() {
 	}
 }
 
-// listen collects what the shim says until its end of the socket is closed.
-func (x *execution) listen(proxy *egress.Proxy) ending {
+// tell sends an order to the shim that has the step.
+func (x *execution) tell(message byte) error {
+	if x.voice != nil {
+		if _, err := x.voice.Write([]byte{message}); err != nil || message != shim.MsgGo {
+			return err
+		}
+	}
+	_, err := x.control.Write([]byte{message})
+	return err
+}
+
+// listen collects what a shim says until its end of the socket is closed.
+func (x *execution) listen(control *net.UnixConn, proxy *egress.Proxy) ending {
 	var e ending
 	buf, oob := make([]byte, 4096), make([]byte, unix.CmsgSpace(4))
 	for {
-		n, on, _, _, err := x.control.ReadMsgUnix(buf, oob)
+		n, on, _, _, err := control.ReadMsgUnix(buf, oob)
 		if err != nil || n == 0 {
 			return e
 		}
@@ -201,6 +218,13 @@ func (x *execution) listen(proxy *egress.Proxy) ending {
 			e.usage.User = time.Duration(r.Int()) * time.Microsecond
 			e.usage.System = time.Duration(r.Int()) * time.Microsecond
 			e.usage.MaxRSSBytes = int64(r.Int()) << 10
+		case shim.MsgKernel:
+			e.kernel = r.Text() + " " + r.Text()
+		case shim.MsgExceeded:
+			e.exceeded = true
+		}
+		if x.guest != nil && control == x.voice && (e.ended || e.exceeded || e.failure != nil) {
+			x.kill() // nothing that the second kernel would still do is worth waiting for
 		}
 	}
 }
@@ -224,23 +248,15 @@ func listener(oob []byte) (net.Listener, error) {
 
 // judge turns what happened into a cause. What the worker decided comes first, then what the kernel did for a limit.
 func (x *execution) judge(result *sandbox.Result, told ending, why verdict) error {
+	exceeded := x.exceeded(told)
 	if f := told.failure; f != nil {
-		if f.stage == shim.StageCommand {
-			cause := strings.TrimPrefix(f.text, "command: ")
-			if f.errno != 0 {
-				cause = f.errno.Error()
-			}
-			return fault.New(fault.Invalid, "step %s: %s cannot be executed: %s", x.spec.Name, x.spec.Command[0], cause).
-				WithHint("the command is looked up in the step's own PATH, among the base system and the read-only paths of its policy")
+		// A second kernel that was ended has not failed.
+		if f.stage != shim.StageKernel || exceeded != limitMemory && why.cause == "" {
+			return x.broken(f)
 		}
-		return fault.New(fault.Sandbox, "step %s: the sandbox could not be built: %s", x.spec.Name, f.text)
 	}
 	result.Cause, result.Limit = why.cause, why.limit
 	result.ExitCode = 128 + int(unix.SIGKILL)
-	exceeded := ""
-	if x.group != nil {
-		exceeded = x.group.exceeded()
-	}
 	if told.ended {
 		result.ExitCode = told.status.ExitStatus()
 		if told.status.Signaled() {
@@ -266,6 +282,30 @@ func (x *execution) judge(result *sandbox.Result, told ending, why verdict) erro
 		result.Cause = sandbox.OverLimit
 	}
 	return nil
+}
+
+// exceeded names the limit that the whole tree ran into, or nothing.
+func (x *execution) exceeded(told ending) string {
+	if told.exceeded {
+		return limitMemory
+	}
+	if x.group == nil {
+		return ""
+	}
+	return x.group.exceeded()
+}
+
+// broken is the error of a step that did not start.
+func (x *execution) broken(f *stageFailure) error {
+	if f.stage == shim.StageCommand {
+		cause := strings.TrimPrefix(f.text, "command: ")
+		if f.errno != 0 {
+			cause = f.errno.Error()
+		}
+		return fault.New(fault.Invalid, "step %s: %s cannot be executed: %s", x.spec.Name, x.spec.Command[0], cause).
+			WithHint("the command is looked up in the step's own PATH, among the base system and the read-only paths of its policy")
+	}
+	return fault.New(fault.Sandbox, "step %s: the sandbox could not be built: %s", x.spec.Name, f.text)
 }
 
 func (x *execution) limitOf(told ending, exceeded string, code int) string {

@@ -2,7 +2,6 @@ package linux
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"slices"
@@ -28,7 +27,7 @@ const (
 	LayerSeccomp     = "seccomp"
 	LayerRlimits     = "rlimits"
 	LayerCgroup      = "cgroup" // memory and process limits of the whole tree; without it the label says nolimits
-	LayerGVisor      = "gvisor" // tier 3; this driver does not have it and always refuses it
+	LayerGVisor      = "gvisor" // a second kernel; package gvisor has it
 )
 
 // probeValidity is how long an answer holds: what a machine allows changes when an operator changes it.
@@ -64,8 +63,8 @@ func required(tier sandbox.Tier) []string {
 		return shared
 	case sandbox.T2:
 		return append([]string{LayerUser, LayerMount, LayerPID, LayerNetwork, LayerIPC, LayerUTS, LayerCgroupSpace, LayerRoot}, shared...)
-	case sandbox.T3:
-		return []string{LayerGVisor}
+	case sandbox.T3: // Landlock is of the host's kernel, and the step does not run on that
+		return []string{LayerUser, LayerMount, LayerPID, LayerNetwork, LayerIPC, LayerUTS, LayerCgroupSpace, LayerRoot, LayerSeccomp, LayerRlimits, LayerGVisor}
 	}
 	return nil
 }
@@ -144,7 +143,6 @@ func (d *Driver) trials() []trial {
 		trial{LayerSeccomp, d.trySeccomp, "; the kernel needs CONFIG_SECCOMP_FILTER"},
 		trial{LayerRlimits, d.tryRlimits, ""},
 		trial{LayerCgroup, d.tryCgroup, "; delegate a cgroup v2 folder to the worker's user (systemd: Delegate=yes)"},
-		trial{LayerGVisor, d.tryGVisor, ""},
 	)
 }
 
@@ -230,8 +228,4 @@ func (d *Driver) tryCgroup(context.Context) (string, error) {
 	group.remove()
 	d.controls = controls
 	return controls.version, nil
-}
-
-func (d *Driver) tryGVisor(context.Context) (string, error) {
-	return "", errors.New("this build has no gVisor driver")
 }

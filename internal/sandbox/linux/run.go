@@ -3,6 +3,7 @@ package linux
 import (
 	"context"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -29,7 +30,10 @@ func (d *Driver) Run(ctx context.Context, spec sandbox.Spec) (sandbox.Result, er
 	if err != nil {
 		return sandbox.Result{}, err
 	}
-	x := &execution{driver: d, spec: spec, tier: tier, limits: limits, watchDisk: true}
+	return (&execution{driver: d, spec: spec, tier: tier, limits: limits, watchDisk: true}).all(ctx)
+}
+
+func (x *execution) all(ctx context.Context) (sandbox.Result, error) {
 	defer x.release()
 	if err := x.prepare(); err != nil {
 		return sandbox.Result{}, err
@@ -97,6 +101,8 @@ func (x *execution) prepare() error {
 	}
 	x.protections = sandbox.Protections{Tier: x.tier, Label: label(x.tier, x.group != nil), Layers: x.layers()}
 	switch x.tier {
+	case sandbox.T3:
+		return x.orderGuest(layout)
 	case sandbox.T2:
 		x.orderPrivateRoot(layout)
 	case sandbox.T1:
@@ -114,7 +120,7 @@ func (x *execution) limitGroup() error {
 	controls := x.driver.controls
 	x.driver.mu.Unlock()
 	name := strconv.FormatInt(x.driver.groups.Add(1), 10)
-	g, err := controls.create(name, x.limits)
+	g, err := controls.create(name, x.hostLimits())
 	if err != nil {
 		return fault.Wrap(fault.Sandbox, err, "cgroup of step %s", x.spec.Name)
 	}
@@ -197,12 +203,19 @@ func (x *execution) layers() map[string]string {
 	layers[LayerRlimits] = "cpu, file-size, open-files, no core"
 	layers["memory"] = "rlimit of each process's data"
 	layers["processes"] = "not limited"
-	if x.tier == sandbox.T2 {
+	switch x.tier {
+	case sandbox.T3:
+		layers["memory"], layers["processes"] = "watched", "the second kernel"
+		maps.Copy(layers, x.guest.Layers)
+	case sandbox.T2:
 		layers["processes"] = "rlimit in the user namespace"
 	}
 	if x.group != nil {
 		layers[LayerCgroup] = x.group.version
-		layers["memory"], layers["processes"] = "cgroup "+x.group.version, "cgroup "+x.group.version
+		layers["memory"] = "cgroup " + x.group.version
+		if x.guest == nil {
+			layers["processes"] = "cgroup " + x.group.version
+		}
 	}
 	layers["user"] = "the worker's"
 	if x.driver.root && x.tier != sandbox.T0 {

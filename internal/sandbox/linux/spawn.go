@@ -30,7 +30,7 @@ func (d *Driver) identity() (int, func(), error) {
 //
 // The rights to build the sandbox come as ambient capabilities of the new user namespace: they survive the execution of the
 // shim by a user who is not root inside, and end at the step's own execution.
-func (d *Driver) isolation(flags uintptr, id int) *syscall.SysProcAttr {
+func (d *Driver) isolation(flags uintptr, id int, caps ...uintptr) *syscall.SysProcAttr {
 	gid := id
 	if !d.root {
 		gid = os.Getegid()
@@ -42,7 +42,7 @@ func (d *Driver) isolation(flags uintptr, id int) *syscall.SysProcAttr {
 		GidMappings:                []syscall.SysProcIDMap{{ContainerID: shim.InsideID, HostID: gid, Size: 1}},
 		GidMappingsEnableSetgroups: d.root,
 		Credential:                 &syscall.Credential{Uid: shim.InsideID, Gid: shim.InsideID, NoSetGroups: !d.root},
-		AmbientCaps:                []uintptr{unix.CAP_SYS_ADMIN, unix.CAP_NET_ADMIN, unix.CAP_SETPCAP},
+		AmbientCaps:                append([]uintptr{unix.CAP_SYS_ADMIN, unix.CAP_NET_ADMIN, unix.CAP_SETPCAP}, caps...),
 	}
 }
 
@@ -114,7 +114,7 @@ func (s *streams) close() {
 // cloneTrees takes the trees of the order's mounts while the worker is still root: the step's user could not walk to a source
 // below a closed folder. An ordinary worker may not clone here; its shim does, in its own namespace, as the same user.
 func (x *execution) cloneTrees() ([]*os.File, error) {
-	if !x.driver.root || x.tier != sandbox.T2 {
+	if !x.driver.root || x.tier < sandbox.T2 {
 		return nil, nil
 	}
 	var trees []*os.File
@@ -158,10 +158,18 @@ func (x *execution) start(s *streams) error {
 	}
 	defer theirs.Close()
 	attr := &syscall.SysProcAttr{Setsid: true}
-	if x.tier == sandbox.T2 {
+	files := []*os.File{s.theirs[0], s.theirs[1], s.theirs[2], theirs, memory, nil, nil}
+	if x.guest != nil {
+		if err := x.equip(files[shim.GuestControlFD:]); err != nil {
+			control.Close()
+			return err
+		}
+		defer closeAll(files[shim.GuestControlFD:shim.FirstTreeFD])
+		attr = x.driver.isolation(allNamespaces(), x.id, guestRights()...)
+	} else if x.tier >= sandbox.T2 {
 		attr = x.driver.isolation(allNamespaces(), x.id)
 	}
-	files := append([]*os.File{s.theirs[0], s.theirs[1], s.theirs[2], theirs, memory}, trees...)
+	files = append(files, trees...)
 	process, err := os.StartProcess(x.driver.config.ShimPath, []string{shim.Name}, &os.ProcAttr{Env: shimEnv(), Files: files, Sys: attr})
 	if err != nil {
 		control.Close()

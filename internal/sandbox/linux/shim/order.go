@@ -12,8 +12,9 @@ import (
 // Order is everything the shim needs to know. It travels in a memory file, by hand-written encoding: a shim lives for
 // milliseconds, and a reflecting decoder would be a good part of them.
 type Order struct {
-	Tier     int
+	Tier     int  // 3 is for the shim on the second kernel, as process 1 there; the one that starts that kernel builds tier 2
 	Rehearse bool // a probe: do everything but the execve, then try what must be refused
+	Kernel   bool // the program is a second kernel: it keeps the rights that it builds its own walls with
 
 	Argv, Env []string
 	Dir       string // where the step starts: WorkPath in a private root, else the host path
@@ -28,6 +29,8 @@ type Order struct {
 
 	Limits  []Limit
 	Proxied bool
+
+	Processes, MemoryBytes int // tier 3: of the whole tree; 0 bytes leave memory to the host
 }
 
 // Mount is one entry of the private root.
@@ -54,9 +57,11 @@ type Limit struct {
 
 // The descriptors that the shim is started with.
 const (
-	ControlFD   = 3
-	OrderFD     = 4
-	FirstTreeFD = 5
+	ControlFD      = 3
+	OrderFD        = 4
+	GuestControlFD = 5 // of the shim on a second kernel, as GuestOrderFD is
+	GuestOrderFD   = 6
+	FirstTreeFD    = 7
 )
 
 type writer struct{ b []byte }
@@ -76,6 +81,7 @@ func (o *Order) encode() []byte {
 	w := &writer{}
 	w.int(o.Tier)
 	w.flag(o.Rehearse)
+	w.flag(o.Kernel)
 	w.list(o.Argv)
 	w.list(o.Env)
 	w.text(o.Dir)
@@ -98,6 +104,8 @@ func (o *Order) encode() []byte {
 		w.int(l.Value)
 	}
 	w.flag(o.Proxied)
+	w.int(o.Processes)
+	w.int(o.MemoryBytes)
 	return w.b
 }
 
@@ -168,6 +176,7 @@ func decodeOrder(b []byte) (*Order, error) {
 	o := &Order{}
 	o.Tier = r.Int()
 	o.Rehearse = r.flag()
+	o.Kernel = r.flag()
 	o.Argv = r.list()
 	o.Env = r.list()
 	o.Dir = r.Text()
@@ -186,6 +195,8 @@ func decodeOrder(b []byte) (*Order, error) {
 		o.Limits[i] = Limit{Resource: r.Int(), Value: r.Int()}
 	}
 	o.Proxied = r.flag()
+	o.Processes = r.Int()
+	o.MemoryBytes = r.Int()
 	return o, r.err
 }
 

@@ -18,6 +18,9 @@ func (s *shim) script() (*script, error) {
 	o, list := s.order, &script{}
 	list.add("setsid", unix.SYS_SETSID)
 	list.add("parent-death signal", unix.SYS_PRCTL, unix.PR_SET_PDEATHSIG, uintptr(unix.SIGKILL))
+	if o.Kernel {
+		return list, s.kernel(list)
+	}
 	for _, l := range o.Limits {
 		v := &unix.Rlimit{Cur: uint64(l.Value), Max: uint64(l.Value)}
 		if l.Resource == unix.RLIMIT_CPU {
@@ -48,7 +51,7 @@ func (s *shim) script() (*script, error) {
 }
 
 func (s *shim) dropPrivileges(list *script) {
-	privileged := s.order.Tier == 2 || s.order.UID >= 0
+	privileged := s.order.Tier >= 2 || s.order.UID >= 0
 	if privileged {
 		for c := uintptr(0); ; c++ {
 			if v, err := unix.PrctlRetInt(unix.PR_CAPBSET_READ, c, 0, 0, 0); err != nil || v < 0 {

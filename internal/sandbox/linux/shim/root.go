@@ -35,7 +35,11 @@ func (s *shim) privateRoot() error {
 			return at("bind", err)
 		}
 	}
-	proc, err := filesystem("proc", unix.MOUNT_ATTR_RDONLY)
+	closed := unix.MOUNT_ATTR_RDONLY
+	if s.order.Kernel {
+		closed = 0 // a second kernel maps users of its own there
+	}
+	proc, err := filesystem("proc", closed)
 	if err != nil {
 		return at("proc", err)
 	}
@@ -51,17 +55,28 @@ func (s *shim) privateRoot() error {
 	if err := unix.MoveMount(root, "", unix.AT_FDCWD, "/usr", unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
 		return at("root", err)
 	}
-	if err := s.furnish(root, proc, tmp); err != nil {
+	place := "/tmp"
+	if s.order.Kernel {
+		own, err := filesystem("tmpfs", 0, "size", strconv.Itoa(kernelTmp), "mode", "0700")
+		if err != nil {
+			return at("tmpfs", err)
+		}
+		if err := attach(root, own, place); err != nil {
+			return at("tmpfs", err)
+		}
+		place = GuestRoot + place
+	}
+	if err := attach(root, tmp, place); err != nil {
+		return at("tmpfs", err)
+	}
+	if err := s.furnish(root, proc); err != nil {
 		return at("bind", err)
 	}
 	return at("pivot_root", enter(root))
 }
 
-func (s *shim) furnish(root, proc, tmp int) error {
+func (s *shim) furnish(root, proc int) error {
 	if err := attach(root, proc, "/proc"); err != nil {
-		return err
-	}
-	if err := attach(root, tmp, "/tmp"); err != nil {
 		return err
 	}
 	for _, m := range s.order.Mounts {

@@ -23,6 +23,8 @@ const (
 	MsgStarted   = 'S' // shim: the step's program runs
 	MsgFailed    = 'F' // shim: stage, error number, text
 	MsgEnded     = 'X' // shim: wait status, user and system microseconds, peak kilobytes
+	MsgKernel    = 'V' // shim on a second kernel: its release and version
+	MsgExceeded  = 'O' // shim on a second kernel: the tree took more memory than it may
 	MsgGo        = 'G' // worker: limits are in place, start
 	MsgTerminate = 'T' // worker: ask the tree to end
 	MsgKill      = 'K' // worker: end it
@@ -48,7 +50,7 @@ func begin(args []string) int {
 
 type shim struct {
 	order *Order
-	step  int // process id of the step's program
+	step  int // process id of the step's program, or of the second kernel
 }
 
 // stageError says which part of the construction failed.
@@ -72,15 +74,8 @@ func (s *shim) run() error {
 		return at("order", err)
 	}
 	unix.Umask(0o022)
-	if s.order.Tier == 2 {
-		if err := s.privateRoot(); err != nil {
-			return err
-		}
-		if err := s.network(); err != nil {
-			return at("network", err)
-		}
-	} else if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
-		return at("subreaper", err)
+	if err := s.surround(); err != nil {
+		return err
 	}
 	if err := unix.Chdir(s.order.Dir); err != nil {
 		return at("work folder", err)
@@ -100,12 +95,30 @@ func (s *shim) run() error {
 	if s.step, err = list.run(); err != nil {
 		return err
 	}
-	if s.order.Tier != 2 {
+	if !s.alone() {
 		dispose(1) // SIG_IGN, after the fork so that the step starts with the defaults
 	}
 	s.send([]byte{MsgStarted})
 	return s.follow()
 }
+
+// surround builds the walls that the whole tree is in.
+func (s *shim) surround() error {
+	switch s.order.Tier {
+	case 3:
+		return s.settle()
+	case 2:
+		if err := s.privateRoot(); err != nil {
+			return err
+		}
+		return at("network", s.network())
+	default:
+		return at("subreaper", unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0))
+	}
+}
+
+// alone reports whether this is process 1 of a process table of its own, so that its end is the end of the tree.
+func (s *shim) alone() bool { return s.order.Tier >= 2 }
 
 // dispose gives every signal the same disposition, behind the runtime's back: 0 is the default, 1 is to ignore.
 func dispose(handler uintptr) {
@@ -163,8 +176,7 @@ func (s *shim) follow() error {
 	}
 	for {
 		events := []unix.PollFd{{Fd: ControlFD, Events: unix.POLLIN}, {Fd: int32(ended), Events: unix.POLLIN}}
-		// The pause is for orphans: they end without an event of their own.
-		if _, err := unix.Poll(events, 1000); err != nil && err != unix.EINTR {
+		if _, err := unix.Poll(events, s.pause()); err != nil && err != unix.EINTR {
 			return at("poll", err)
 		}
 		if status, found := s.reap(); found {
@@ -174,6 +186,7 @@ func (s *shim) follow() error {
 		if events[0].Revents != 0 {
 			s.obey()
 		}
+		s.weigh()
 	}
 }
 
@@ -185,7 +198,7 @@ func (s *shim) obey() {
 	case err == unix.EINTR || err == unix.EAGAIN:
 	case err == nil && n == 1 && b[0] == MsgTerminate:
 		s.signalTree(unix.SIGTERM)
-	case s.order.Tier == 2:
+	case s.alone():
 		os.Exit(128 + int(unix.SIGKILL))
 	default:
 		s.signalTree(unix.SIGKILL)
@@ -193,7 +206,7 @@ func (s *shim) obey() {
 }
 
 func (s *shim) signalTree(sig unix.Signal) {
-	if s.order.Tier == 2 {
+	if s.alone() {
 		_ = unix.Kill(-1, sig)
 		return
 	}
@@ -221,7 +234,11 @@ func (s *shim) reap() (status unix.WaitStatus, found bool) {
 
 // farewell tells the worker how the step ended and what it took.
 func (s *shim) farewell(status unix.WaitStatus) {
-	if s.order.Tier != 2 {
+	if s.order.Kernel {
+		s.report(at(StageKernel, kernelError(status)))
+		return
+	}
+	if !s.alone() {
 		s.clear()
 	}
 	var used unix.Rusage
