@@ -190,7 +190,13 @@ func (w *Worker) exchange(ctx, life context.Context, reports []api.WorkerReport,
 	if w.resync = false; in.Resync {
 		w.synced = time.Now()
 	}
+	requests := map[string]json.RawMessage{}
 	for i := range out.Grants {
+		if g := &out.Grants[i]; len(g.Request) > 0 {
+			requests[g.Run] = g.Request
+		} else {
+			g.Request = requests[g.Run]
+		}
 		w.start(life, &out.Grants[i])
 	}
 	return nil
@@ -342,9 +348,12 @@ func (w *Worker) plan(ctx context.Context, g *api.WorkerGrant) (*plan, error) {
 		w.plans[g.PlanHash] = p
 		w.mu.Unlock()
 	}
-	request, err := w.read(ctx, "runs/"+g.Run+"/request")
-	if err != nil {
-		return nil, err
+	request := []byte(g.Request)
+	if len(request) == 0 {
+		var err error
+		if request, err = w.read(ctx, "runs/"+g.Run+"/request"); err != nil {
+			return nil, err
+		}
 	}
 	trust, err := w.config.Trust()
 	if err != nil {

@@ -84,6 +84,7 @@ type WorkerGrant struct {
 	State    string          `json:"traceState,omitempty"`
 	Baggage  string          `json:"baggage,omitempty"`
 	Bindings json.RawMessage `json:"bindings"`
+	Request  json.RawMessage `json:"request,omitempty"` // the signed request of the run; of several grants of one run the first has it
 }
 
 // WorkerReport is the end of one attempt.

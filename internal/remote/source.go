@@ -201,11 +201,16 @@ func (s *Source) trade(ctx context.Context, in *api.WorkerExchange, timeout time
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var grants []store.Grant
+	requests := map[work.RunID][]byte{}
 	for i := range out.Grants {
 		g, err := wire.FromGrant(s.tenant, &out.Grants[i])
 		if err != nil {
 			return nil, nil, err
 		}
+		if len(g.Request) > 0 {
+			requests[g.Run] = g.Request
+		}
+		g.Request = requests[g.Run]
 		grants = append(grants, g)
 	}
 	if len(s.held) == 0 && len(grants) > 0 {

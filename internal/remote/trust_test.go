@@ -106,10 +106,16 @@ func TestLyingServer(t *testing.T) {
 			return signed(t, mallory, run, p, nil)
 		}},
 		{name: "a changed request", reason: work.EndedByDistrust, lie: func(path string, body []byte) []byte {
+			return bytes.Replace(body, []byte(`"payload":"ey`), []byte(`"payload":"ez`), 1)
+		}},
+		{name: "leases without a request, which is changed when it is asked for", reason: work.EndedByDistrust, lie: func(path string, body []byte) []byte {
 			if strings.HasSuffix(path, "/request") {
 				return bytes.Replace(body, []byte(`"payload":"ey`), []byte(`"payload":"ez`), 1)
 			}
-			return body
+			return bytes.ReplaceAll(body, []byte(`"request":`), []byte(`"forgotten":`))
+		}},
+		{name: "leases without a request, which is asked for", lie: func(path string, body []byte) []byte {
+			return bytes.ReplaceAll(body, []byte(`"request":`), []byte(`"forgotten":`))
 		}},
 		{name: "an expired request", reason: work.EndedByDistrust, request: func(t *testing.T, run work.RunID, p *work.Plan) []byte {
 			return signed(t, alice, run, p, func(s *evidence.Submission) {

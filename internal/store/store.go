@@ -219,6 +219,7 @@ type Grant struct {
 	TraceState string
 	Baggage    string
 	Bindings   *engine.Bindings
+	Request    []byte // the signed request of the run; nil when there is none, or it has to be asked for
 }
 
 // AckCommand notes the begin of an attempt, by the session that has the lease.

@@ -123,9 +123,11 @@ func (g *Guard) request(ctx context.Context, lease *store.Grant) (request, error
 	if err != nil || ok {
 		return known, err
 	}
-	raw, err := g.Request(ctx, lease.Tenant, lease.Run)
-	if err != nil {
-		return request{}, err
+	raw := lease.Request
+	if len(raw) == 0 {
+		if raw, err = g.Request(ctx, lease.Tenant, lease.Run); err != nil {
+			return request{}, err
+		}
 	}
 	if len(raw) == 0 {
 		return request{}, fault.New(fault.Untrusted, "nobody has signed for run %s", lease.Run)

@@ -51,10 +51,14 @@ func Grant(g *store.Grant) (api.WorkerGrant, error) {
 	if err != nil {
 		return api.WorkerGrant{}, fault.Wrap(fault.Internal, err, "the values of step %q", g.Step)
 	}
+	request := g.Request
+	if !json.Valid(request) {
+		request = nil // no request that was ever signed; the worker will see for itself
+	}
 	return api.WorkerGrant{
 		Run: string(g.Run), RunName: g.RunName, PlanHash: string(g.PlanHash), Step: string(g.Step), Attempt: g.Attempt,
 		Token: Token(g.Token), Deadline: g.Deadline.String(), Trace: g.Trace, State: g.TraceState,
-		Baggage: g.Baggage, Bindings: bindings,
+		Baggage: g.Baggage, Bindings: bindings, Request: request,
 	}, nil
 }
 
@@ -62,7 +66,7 @@ func Grant(g *store.Grant) (api.WorkerGrant, error) {
 func FromGrant(tenant work.Tenant, g *api.WorkerGrant) (store.Grant, error) {
 	out := store.Grant{
 		Tenant: tenant, Run: work.RunID(g.Run), RunName: g.RunName, Step: work.StepID(g.Step), Attempt: g.Attempt,
-		Token: work.Token(g.Token), Trace: g.Trace, TraceState: g.State, Baggage: g.Baggage,
+		Token: work.Token(g.Token), Trace: g.Trace, TraceState: g.State, Baggage: g.Baggage, Request: g.Request,
 	}
 	var err error
 	if out.PlanHash, err = work.ParseDigest(g.PlanHash); err != nil {

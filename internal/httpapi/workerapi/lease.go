@@ -82,7 +82,13 @@ func (s *service) trade(w http.ResponseWriter, r *http.Request, c *httpapi.Call,
 	if err != nil {
 		return err
 	}
+	told := map[work.RunID]bool{}
 	for i := range reply.Grants {
+		if run := reply.Grants[i].Run; told[run] {
+			reply.Grants[i].Request = nil
+		} else {
+			told[run] = true
+		}
 		g, err := wire.Grant(&reply.Grants[i])
 		if err != nil {
 			return err

@@ -216,6 +216,9 @@ type HistoryReader interface {
 type DocumentReader interface {
 	Plan(tenant work.Tenant, hash work.Digest) ([]byte, error)
 	Document(tenant work.Tenant, run work.RunID, kind string) ([]byte, error)
+
+	// Documents returns those of one kind of several runs in the order of the runs, nil for one that is not there.
+	Documents(tenant work.Tenant, runs []work.RunID, kind string) ([][]byte, error)
 	Cached(tenant work.Tenant, key work.Digest) (*store.CachedResult, error)
 	DeadLetters(tenant work.Tenant, limit int) ([]store.DeadLetter, error) // unresolved, oldest first
 }

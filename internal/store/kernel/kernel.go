@@ -19,6 +19,7 @@ type Store struct {
 	observe func(Commit)
 	trace   func(*work.Run, work.StepID, int) string
 	graphs  graphs
+	signed  requests
 	shares  shares
 	rows    *cache // of an exclusive driver, else nil
 	watch   watchers

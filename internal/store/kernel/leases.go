@@ -60,6 +60,7 @@ func (s *Store) Exchange(ctx context.Context, req store.ExchangeRequest) (store.
 	if err != nil {
 		return store.ExchangeReply{}, err // what was accepted or granted is not known, whatever the session is
 	}
+	s.hand(context.WithoutCancel(ctx), reply.Grants)
 	return reply, refused
 }
 

@@ -56,6 +56,9 @@ func (s *Store) Submit(ctx context.Context, batch []store.Submission) []store.Su
 		}
 		if out[i].Err == nil {
 			s.graphs.put(batch[i].Run.Tenant, prepared[i])
+			if !out[i].Existed && batch[i].Request != nil {
+				s.signed.put(runKey{batch[i].Run.Tenant, batch[i].Run.ID}, batch[i].Request)
+			}
 		}
 	}
 	return out

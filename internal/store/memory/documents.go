@@ -14,6 +14,18 @@ func (r reader) Plan(tenant work.Tenant, hash work.Digest) ([]byte, error) {
 	return slices.Clone(r.d.plans[textKey{tenant, string(hash)}]), nil
 }
 
+// Documents implements kernel.DocumentReader.
+func (r reader) Documents(tenant work.Tenant, runs []work.RunID, kind string) ([][]byte, error) {
+	out := make([][]byte, len(runs))
+	for i, run := range runs {
+		var err error
+		if out[i], err = r.Document(tenant, run, kind); err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
+}
+
 // Document implements kernel.DocumentReader.
 func (r reader) Document(tenant work.Tenant, run work.RunID, kind string) ([]byte, error) {
 	return slices.Clone(r.d.documents[documentKey{runKey{tenant, run}, kind}]), nil

@@ -41,6 +41,28 @@ func (r *reader) Document(tenant work.Tenant, run work.RunID, kind string) ([]by
 	return r.body(`SELECT body FROM documents WHERE tenant = $1 AND run = $2 AND kind = $3`, tenant, run, kind)
 }
 
+// Documents implements kernel.DocumentReader.
+func (r *reader) Documents(tenant work.Tenant, runs []work.RunID, kind string) ([][]byte, error) {
+	ids := make([]string, len(runs))
+	for i, run := range runs {
+		ids[i] = string(run)
+	}
+	found := map[work.RunID][]byte{}
+	err := r.ask(`SELECT d.run, d.body FROM unnest($2::text[]) AS k (run)
+		CROSS JOIN LATERAL (SELECT x.run, x.body FROM documents x WHERE x.tenant = $1 AND x.run = k.run AND x.kind = $3 LIMIT 1) d`, func(rows pgx.Rows) error {
+		var run work.RunID
+		var body []byte
+		err := rows.Scan(&run, &body)
+		found[run] = body
+		return err
+	}, tenant, ids, kind)
+	out := make([][]byte, len(runs))
+	for i, run := range runs {
+		out[i] = found[run]
+	}
+	return out, err
+}
+
 // result is how a cached result is kept: its outputs stay byte for byte as they were.
 type result struct {
 	Origin    work.CacheOrigin `json:"origin"`

@@ -17,6 +17,18 @@ func (r reader) Document(tenant work.Tenant, run work.RunID, kind string) ([]byt
 	return r.body(`SELECT body FROM documents WHERE tenant = ?1 AND run = ?2 AND kind = ?3`, string(tenant), string(run), kind)
 }
 
+// Documents implements kernel.DocumentReader.
+func (r reader) Documents(tenant work.Tenant, runs []work.RunID, kind string) ([][]byte, error) {
+	out := make([][]byte, len(runs))
+	for i, run := range runs {
+		var err error
+		if out[i], err = r.Document(tenant, run, kind); err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
+}
+
 func (r reader) body(query string, args ...any) ([]byte, error) {
 	var body []byte
 	_, err := r.c.one(query, func(v values) { body = v.bytes(0) }, args...)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"reflect"
+	"slices"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
@@ -274,6 +275,8 @@ func (a *asker) run(t work.Tenant, id work.RunID, w world) *runDump {
 	for _, kind := range w.kinds {
 		document, err := a.r.Document(t, id, kind)
 		out.Documents = append(out.Documents, ask(a, document, err))
+		several, err := a.r.Documents(t, []work.RunID{id, "run_that_is_not_there", id}, kind)
+		out.Documents = append(out.Documents, ask(a, slices.Concat(several...), err))
 	}
 	out.Leaf, out.Index, err = a.r.Leaf(t, id)
 	ask(a, 0, err)

@@ -102,6 +102,12 @@ func testSubmit(r *rig) {
 	if string(raw) != string(s.Canonical) || string(request) != "signed" {
 		r.Errorf("plan %q, request %q", raw, request)
 	}
+	r.session(acme, "s")
+	for i, g := range r.claim(acme, "s", 10, 2) { // s, and one that was made without a request
+		if want := map[work.RunID]string{s.Run.ID: "signed"}[g.Run]; string(g.Request) != want {
+			r.Errorf("lease %d comes with the request %q, not %q", i, g.Request, want)
+		}
+	}
 	byName, err := r.Run(r.ctx(), acme, s.Run.Name)
 	if err != nil || byName.ID != s.Run.ID {
 		r.Errorf("by name: %v, %v", byName.ID, err)
