@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"orrery.example/orrery/internal/blob"
+	"orrery.example/orrery/internal/control"
 	"orrery.example/orrery/internal/httpapi"
 	"orrery.example/orrery/internal/journal"
 	"orrery.example/orrery/internal/metric"
@@ -163,30 +164,10 @@ func (t *Telemetry) sendRun(s *kernel.Store, e ended) {
 	if err == nil {
 		h := span.NewHistory(&run)
 		h.Span = t.tracer.Send
-		err = EachEvent(ctx, s, &run, h.Add)
+		err = control.EachEvent(ctx, s, &run, h.Add)
 	}
 	if err != nil {
 		t.log.Error("the spans of a run cannot be made", "tenant", e.tenant, "runId", e.run, "error", err)
-	}
-}
-
-// EachEvent calls take with the history of a run, in order.
-func EachEvent(ctx context.Context, s store.History, run *work.Run, take func(*work.Event) error) error {
-	const page = 1000
-	for from := int64(1); ; {
-		events, err := s.Events(ctx, run.Tenant, run.ID, from, page)
-		if err != nil {
-			return err
-		}
-		for i := range events {
-			if err := take(&events[i]); err != nil {
-				return err
-			}
-		}
-		if len(events) < page {
-			return nil
-		}
-		from = events[len(events)-1].Seq + 1
 	}
 }
 

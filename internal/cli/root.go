@@ -105,7 +105,7 @@ Start here:
 	root.AddCommand(
 		c.initCommand(), c.lintCommand(), c.planCommand(), c.simulateCommand(), c.runCommand(), c.runsCommand(), c.whyCommand(),
 		c.decideCommand("approve", "approved"), c.decideCommand("reject", "rejected"), c.deadletterCommand(), c.evidenceCommand(),
-		c.verifyCommand(), c.replayCommand(), c.keysCommand(), c.trustCommand(), c.doctorCommand(), c.schemaCommand(), c.versionCommand(),
+		c.verifyCommand(), c.replayCommand(), c.keysCommand(), c.trustCommand(), c.doctorCommand(), c.debugCommand(), c.schemaCommand(), c.versionCommand(),
 		c.upCommand(), c.serveCommand(), c.workerCommand(), c.configCommand(),
 		c.loginCommand(), c.logoutCommand(), c.contextCommand(), c.tokenCommand(), c.userCommand(),
 	)

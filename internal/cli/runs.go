@@ -22,7 +22,7 @@ func (c *cli) runsCommand() *cobra.Command {
 		Args: func(cmd *cobra.Command, args []string) error { return unknown(cmd, args) },
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(c.listCommand(), c.showCommand(), c.logsCommand(), c.graphCommand(), c.controlCommand("cancel"), c.controlCommand("pause"),
+	cmd.AddCommand(c.listCommand(), c.showCommand(), c.logsCommand(), c.graphCommand(), c.exportCommand(), c.controlCommand("cancel"), c.controlCommand("pause"),
 		c.resumeCommand(), c.rerunCommand(), c.retryCommand(), c.bulkCommand())
 	return cmd
 }

@@ -117,6 +117,16 @@ func (c *Client) Evidence(ctx context.Context, run work.RunID, w io.Writer) erro
 	return err
 }
 
+// DebugBundle writes what the server knows of itself.
+func (c *Client) DebugBundle(ctx context.Context, w io.Writer) error {
+	var whole bytes.Buffer
+	if err := c.get(ctx, "/api/v1/admin/debug-bundle", nil, &whole); err != nil {
+		return err
+	}
+	_, err := whole.WriteTo(w)
+	return err
+}
+
 // Trust returns the keys that the tenant trusts.
 func (c *Client) Trust(ctx context.Context) (keyring.Trust, error) {
 	var raw bytes.Buffer

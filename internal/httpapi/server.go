@@ -136,6 +136,8 @@ func (s *Server) answer(w http.ResponseWriter, r *http.Request, route *Route) {
 			panic(http.ErrAbortHandler)
 		}
 		s.fail(t, c, err)
+	} else if t.status == 0 {
+		t.status = http.StatusOK // an answer without a body
 	}
 }
 

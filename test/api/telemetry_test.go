@@ -22,6 +22,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"orrery.example/orrery/internal/app"
+	"orrery.example/orrery/internal/control"
 	"orrery.example/orrery/internal/journal"
 	"orrery.example/orrery/internal/replay"
 	"orrery.example/orrery/internal/span"
@@ -205,7 +206,7 @@ func replayed(t *testing.T, dir, run string) {
 		t.Errorf("the run keeps %q and %q", row.TraceState, row.Baggage)
 	}
 	var events []work.Event
-	if err := app.EachEvent(t.Context(), f.Store, &row, func(e *work.Event) error { events = append(events, *e); return nil }); err != nil {
+	if err := control.EachEvent(t.Context(), f.Store, &row, func(e *work.Event) error { events = append(events, *e); return nil }); err != nil {
 		t.Fatal(err)
 	}
 	plan, err := f.Store.Plan(t.Context(), "acme", row.PlanHash)

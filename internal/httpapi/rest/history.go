@@ -12,6 +12,7 @@ import (
 
 	"orrery.example/orrery/api"
 	"orrery.example/orrery/internal/access"
+	"orrery.example/orrery/internal/control"
 	"orrery.example/orrery/internal/fault"
 	"orrery.example/orrery/internal/httpapi"
 	"orrery.example/orrery/internal/work"
@@ -33,7 +34,19 @@ func (s *service) historyRoutes() []httpapi.Route {
 		httpapi.Param{Name: "step", Type: "string", Summary: "Only this step", Example: "build"})...)
 	logs.Stream = sse + "," + ndjson
 	logs.Headers = []httpapi.Param{{Name: "Last-Event-ID", Type: "string", Summary: "Of server-sent events: go on behind this line", Example: "17"}}
-	return []httpapi.Route{events, logs}
+	export := get(runs+"/{runId}/export", "exportRun", "runs", "Read the output, spans and figures of a run as NDJSON, ordered by time", read, nil, s.exportRun,
+		httpapi.Param{Name: "kind", Type: "array", Summary: "Only these kinds of records: log, span, metric", Example: "span"})
+	export.Stream = ndjson
+	return []httpapi.Route{events, logs, export}
+}
+
+func (s *service) exportRun(w http.ResponseWriter, r *http.Request, c *httpapi.Call) error {
+	run, err := s.run(r, c)
+	if err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", ndjson)
+	return control.Export(r.Context(), s.Store, &run, r.URL.Query()["kind"], w)
 }
 
 // position reads the number that a request wants to begin with.
