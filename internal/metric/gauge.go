@@ -45,7 +45,7 @@ func fields() []field {
 		}, true},
 		{"orchestrator_leases", "Steps that workers hold.", func(c *store.Census, _ time.Time) float64 { return float64(c.Leases) }, false},
 		{"orchestrator_leases_expired", "Of those, held by workers that no longer answer, until they are taken back.", func(c *store.Census, _ time.Time) float64 { return float64(c.Lost) }, false},
-		{"orchestrator_workers", "Workers that answer.", func(c *store.Census, _ time.Time) float64 { return float64(c.Workers) }, false},
+		{"orchestrator_workers", "Workers that answer; those that take steps of every tenant are of the tenant *.", func(c *store.Census, _ time.Time) float64 { return float64(c.Workers) }, false},
 		{"orchestrator_dead_letters", "Steps that used up their attempts and that nobody has dealt with.", func(c *store.Census, _ time.Time) float64 { return float64(c.DeadLetters) }, false},
 		{"orchestrator_runs_unsealed", "Runs that have ended and are not in the log yet.", func(c *store.Census, _ time.Time) float64 { return float64(c.Unsealed) }, false},
 	}
@@ -67,6 +67,9 @@ func (g *gauges) Collect(ch chan<- prometheus.Metric) {
 	now := time.Now()
 	for i, f := range fields() {
 		values := map[string]float64{}
+		for _, label := range g.m.labels() {
+			values[label] = 0 // what has run empty is 0 and not missing
+		}
 		for j := range counted {
 			label, v := g.m.tenant(counted[j].Tenant), f.value(&counted[j], now)
 			if f.greatest {

@@ -147,6 +147,17 @@ func (m *Metrics) tenant(t work.Tenant) string {
 	return string(t)
 }
 
+// labels are those that tenants have by now.
+func (m *Metrics) labels() []string {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	out := make([]string, 0, len(m.tenants))
+	for t := range m.tenants {
+		out = append(out, string(t))
+	}
+	return out
+}
+
 // oneOf keeps a label to a closed list.
 func oneOf(value string, known ...string) string {
 	if slices.Contains(known, value) {
