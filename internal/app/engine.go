@@ -49,7 +49,7 @@ func (f *Folder) Start(ctx context.Context) (wait func() error, err error) {
 }
 
 // newGuard lets a worker here run what somebody has asked for whom the keyring trusts.
-func (f *Folder) newGuard(keys *keyring.Folder) (*warrant.Guard, error) {
+func (f *Folder) newGuard(keys keyring.Ring) (*warrant.Guard, error) {
 	return warrant.New(warrant.Config{
 		Request: func(ctx context.Context, t work.Tenant, run work.RunID) ([]byte, error) {
 			return f.Store.Document(ctx, t, run, kernel.DocumentRequest)

@@ -27,6 +27,7 @@ type Options struct {
 	Tenant           work.Tenant
 	Store            string // "" for the data folder, or postgres://…
 	Blobs            string // "" for the data folder, or s3://HOST/BUCKET
+	EncryptionKey    string // file with the key of what servers keep encrypted in the store; "" for encryption.key in the data folder
 	ReadOnly         bool   // only look; works while another process holds the folder
 	Slots            int    // steps at once; 0 means twice the processors
 	AllowUnsandboxed bool
@@ -44,12 +45,13 @@ type Folder struct {
 	Options
 	Store   *kernel.Store
 	Blobs   blob.Store
-	Keys    *keyring.Folder
+	Keys    keyring.Ring
 	Control *control.Service
 	Attest  *attest.Service
 	Sandbox sandbox.Driver
 
-	close func() error
+	encrypter *keyring.Encrypter // of a server
+	close     func() error
 }
 
 // Now is the clock of everything that the folder does.
@@ -89,6 +91,12 @@ func (f *Folder) open(ctx context.Context) error {
 		return errors.Join(err, f.close())
 	}
 	f.Blobs = f.Telemetry.blobs(f.Blobs)
+	if f.Shared() {
+		if err := f.encrypt(ctx); err != nil {
+			return errors.Join(err, f.close())
+		}
+		f.Keys = f.keystore().Ring(f.Tenant)
+	}
 	f.Control = &control.Service{Store: f.Store, Blobs: f.Blobs, Trust: f.Keys.Trust, Now: Now}
 	if f.ReadOnly {
 		f.lookAttest()
@@ -121,7 +129,7 @@ func (f *Folder) ready(ctx context.Context) error {
 }
 
 // attestor seals and attests with the keys of a tenant, made at the first use.
-func (f *Folder) attestor(keys *keyring.Folder) (*attest.Service, error) {
+func (f *Folder) attestor(keys keyring.Ring) (*attest.Service, error) {
 	attestor, err := own(keys, AttestorName, keyring.ECDSAP256, keyring.Attest)
 	if err != nil {
 		return nil, err
@@ -139,10 +147,13 @@ const (
 	LogName      = "ledger"
 )
 
-func own(keys *keyring.Folder, name string, a keyring.Algorithm, u keyring.Usage) (*keyring.Private, error) {
+func own(keys keyring.Ring, name string, a keyring.Algorithm, u keyring.Usage) (*keyring.Private, error) {
 	key, err := keys.Load(name, u, Now())
 	if fault.CodeOf(err) == fault.NotFound {
-		return keys.Generate(name, a, []keyring.Usage{u}, Now())
+		if _, err = keys.Generate(name, a, []keyring.Usage{u}, Now()); err != nil {
+			return nil, err
+		}
+		return keys.Load(name, u, Now()) // another server may have made one at the same moment: the newest counts
 	}
 	return key, err
 }

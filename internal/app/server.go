@@ -103,7 +103,12 @@ func (s *Server) prepare(ctx context.Context) error {
 			return fault.Wrap(fault.Internal, err, "the first administrator's token")
 		}
 	}
-	if s.authority, err = authority.Open(filepath.Join(s.Dir, "authority"), Now); err != nil {
+	if s.encrypter == nil {
+		if err := s.encrypt(ctx); err != nil {
+			return err
+		}
+	}
+	if s.authority, err = authority.Open(ctx, authority.Config{Records: s.Store, Encrypter: s.encrypter, Now: Now}); err != nil {
 		return err
 	}
 	if s.federated, err = oidc.New(s.opts.Providers, Now, s.Log); err != nil {
@@ -183,7 +188,7 @@ func (s *Server) space(ctx context.Context, tenant work.Tenant) (*rest.Space, er
 	if err := s.Identity.KnowTenant(ctx, tenant); err != nil {
 		return nil, err
 	}
-	keys := keyring.Open(filepath.Join(s.Dir, "tenants", string(tenant)))
+	keys := s.ring(tenant)
 	sealer, err := s.attestor(keys)
 	if err != nil {
 		return nil, err
@@ -196,6 +201,14 @@ func (s *Server) space(ctx context.Context, tenant work.Tenant) (*rest.Space, er
 		}
 	}
 	return sp, nil
+}
+
+// ring returns the keys of a tenant: in the store when several servers share it, else in a folder of the tenant.
+func (s *Server) ring(tenant work.Tenant) keyring.Ring {
+	if s.Shared() {
+		return s.keystore().Ring(tenant)
+	}
+	return keyring.Open(filepath.Join(s.Dir, "tenants", string(tenant)))
 }
 
 // Serve answers until ctx ends, then drains: readiness says no, streams end, requests under way are answered, steps that run here may end.

@@ -5,6 +5,7 @@
 package authority
 
 import (
+	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -14,19 +15,16 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"encoding/pem"
-	"errors"
-	"io/fs"
 	"math/big"
 	"net/url"
-	"os"
-	"path/filepath"
 	"regexp"
 	"strings"
-	"sync"
 	"time"
 
 	"orrery.example/orrery/internal/access"
 	"orrery.example/orrery/internal/fault"
+	"orrery.example/orrery/internal/keyring"
+	"orrery.example/orrery/internal/store"
 	"orrery.example/orrery/internal/work"
 )
 
@@ -41,27 +39,38 @@ const (
 // Domain is the trust domain of the names that a built-in authority gives.
 const Domain = "orrery"
 
-// Authority signs certificates of workers. It is safe for concurrent use within one process.
+// Authority signs certificates of workers. It is safe for concurrent use, also by several servers on one store.
 type Authority struct {
-	dir  string
-	now  func() work.Time
+	Config
 	root *x509.Certificate
 	key  *ecdsa.PrivateKey
-
-	mu    sync.Mutex
-	state state
 }
 
-// state is what the authority remembers.
-type state struct {
-	Joins  map[string]join   `json:"joins"`  // by the SHA-256 of the token
-	Denied map[string]Denial `json:"denied"` // by the name of the worker
+// Config is where an authority keeps its key, what it handed out and whom it shut out.
+type Config struct {
+	Records   store.Records
+	Encrypter *keyring.Encrypter // of its key
+	Now       func() work.Time
+}
+
+// Kinds of records. A token for joining counts until it is deleted, which only one of those who try can do.
+const (
+	kindRoot   = "authority"
+	kindJoin   = "worker-join"
+	kindDenied = "worker-denied"
+	only       = "only"
+	aboutKey   = "key of the authority"
+)
+
+// root is what is kept of the authority itself.
+type root struct {
+	Certificate []byte `json:"certificate"` // DER
+	Key         []byte `json:"key"`         // PKCS#8, encrypted
 }
 
 type join struct {
-	Tenant  work.Tenant `json:"tenant"`
-	Pool    string      `json:"pool"`
-	Expires work.Time   `json:"expires"`
+	Tenant work.Tenant `json:"tenant"`
+	Pool   string      `json:"pool"`
 }
 
 // Denial shuts a worker out.
@@ -71,33 +80,30 @@ type Denial struct {
 	At     work.Time `json:"at"`
 }
 
-// Files of an authority in its folder.
-const (
-	keyFile   = "authority.key"
-	RootFile  = "authority.pem"
-	stateFile = "authority.json"
-)
-
-// Open opens the authority of a folder, and makes it when it is new. Errors: fault.Denied when others may read its key, fault.Invalid.
-func Open(dir string, now func() work.Time) (*Authority, error) {
-	a := &Authority{dir: dir, now: now, state: state{Joins: map[string]join{}, Denied: map[string]Denial{}}}
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, fault.Wrap(fault.Internal, err, "the authority's folder")
-	}
-	if _, err := os.Stat(filepath.Join(dir, RootFile)); errors.Is(err, fs.ErrNotExist) {
-		if err := a.create(); err != nil {
+// Open opens the authority of an installation, and makes it when there is none. Errors: fault.Unverified for another encryption key than
+// the one it was made with, those of the store.
+func Open(ctx context.Context, c Config) (*Authority, error) {
+	a := &Authority{Config: c}
+	for {
+		row, err := c.Records.Record(ctx, store.Installation, kindRoot, only)
+		if err == nil {
+			return a, a.load(row.Doc)
+		}
+		if fault.CodeOf(err) != fault.NotFound {
+			return nil, err
+		}
+		if err := a.create(ctx); err != nil && fault.CodeOf(err) != fault.Conflict { // another server began at the same moment
 			return nil, err
 		}
 	}
-	return a, a.load()
 }
 
-func (a *Authority) create() error {
+func (a *Authority) create(ctx context.Context) error {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return fault.Wrap(fault.Internal, err, "the authority's key")
 	}
-	now := a.now().Std()
+	now := a.Now().Std()
 	template := &x509.Certificate{
 		SerialNumber: serial(), Subject: pkix.Name{CommonName: "Orrery workers"}, URIs: []*url.URL{{Scheme: "spiffe", Host: Domain}},
 		NotBefore: now.Add(-early), NotAfter: now.Add(rootLife), IsCA: true, BasicConstraintsValid: true, MaxPathLenZero: true,
@@ -111,18 +117,23 @@ func (a *Authority) create() error {
 	if err != nil {
 		return fault.Wrap(fault.Internal, err, "the authority's key")
 	}
-	if err := replace(filepath.Join(a.dir, keyFile), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: private}), 0o600); err != nil {
-		return err
-	}
-	return replace(filepath.Join(a.dir, RootFile), pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o644)
+	return a.put(ctx, store.Record{Tenant: store.Installation, Kind: kindRoot, ID: only}, root{der, a.Encrypter.Encrypt(private, aboutKey)})
 }
 
-func (a *Authority) load() error {
-	path := filepath.Join(a.dir, keyFile)
-	if info, err := os.Stat(path); err == nil && info.Mode().Perm()&0o077 != 0 {
-		return fault.New(fault.Denied, "others may read %s", path).WithHint("chmod 600 %s", path)
+func (a *Authority) put(ctx context.Context, r store.Record, v any) error {
+	var err error
+	if r.Doc, err = json.Marshal(v); err != nil {
+		return fault.Wrap(fault.Internal, err, "what the authority remembers")
 	}
-	private, err := readPEM(path, "PRIVATE KEY")
+	return a.Records.Change(ctx, store.RecordChange{Record: r})
+}
+
+func (a *Authority) load(doc []byte) error {
+	var r root
+	if err := json.Unmarshal(doc, &r); err != nil {
+		return fault.Wrap(fault.Invalid, err, "the authority")
+	}
+	private, err := a.Encrypter.Decrypt(r.Key, aboutKey)
 	if err != nil {
 		return err
 	}
@@ -130,11 +141,7 @@ func (a *Authority) load() error {
 	if err != nil {
 		return fault.Wrap(fault.Invalid, err, "the authority's key")
 	}
-	der, err := readPEM(filepath.Join(a.dir, RootFile), "CERTIFICATE")
-	if err != nil {
-		return err
-	}
-	if a.root, err = x509.ParseCertificate(der); err != nil {
+	if a.root, err = x509.ParseCertificate(r.Certificate); err != nil {
 		return fault.Wrap(fault.Invalid, err, "the authority's certificate")
 	}
 	key, ok := parsed.(*ecdsa.PrivateKey)
@@ -142,14 +149,7 @@ func (a *Authority) load() error {
 		return fault.New(fault.Invalid, "the authority's key is not that of its certificate")
 	}
 	a.key = key
-	raw, err := os.ReadFile(filepath.Join(a.dir, stateFile))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err == nil {
-		err = json.Unmarshal(raw, &a.state)
-	}
-	return fault.Wrap(fault.Invalid, err, "what the authority remembers")
+	return nil
 }
 
 // Root returns the certificate that those of workers are checked with.
@@ -164,7 +164,7 @@ func (a *Authority) RootPEM() []byte {
 var nameForm = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$`)
 
 // Invite makes a token with which one worker may join a pool, once, within life. Error: fault.Invalid.
-func (a *Authority) Invite(tenant work.Tenant, pool string, life time.Duration) (string, error) {
+func (a *Authority) Invite(ctx context.Context, tenant work.Tenant, pool string, life time.Duration) (string, error) {
 	if !nameForm.MatchString(pool) || !nameForm.MatchString(string(tenant)) {
 		return "", fault.New(fault.Invalid, "%q is no name of a pool", pool)
 	}
@@ -172,33 +172,34 @@ func (a *Authority) Invite(tenant work.Tenant, pool string, life time.Duration) 
 		life = JoinLife
 	}
 	token := "orj_" + strings.ToLower(rand.Text())
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	now := a.now()
-	for k, j := range a.state.Joins {
-		if j.Expires <= now {
-			delete(a.state.Joins, k)
-		}
-	}
-	a.state.Joins[hashOf(token)] = join{tenant, pool, now.Add(life)}
-	return token, a.save()
+	row := store.Record{Tenant: store.Installation, Kind: kindJoin, ID: hashOf(token), Expires: a.Now().Add(life)}
+	return token, a.put(ctx, row, join{tenant, pool})
 }
 
 // Join takes a worker in: for a token that was not used, a certificate for the key of the request. Errors: fault.Unauthenticated for a token
 // that does not count, fault.Invalid for a request that does not hold.
-func (a *Authority) Join(token string, request []byte) ([]byte, error) {
+func (a *Authority) Join(ctx context.Context, token string, request []byte) ([]byte, error) {
 	csr, err := parse(request)
 	if err != nil {
 		return nil, err
 	}
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	j, ok := a.state.Joins[hashOf(token)]
-	if !ok || j.Expires <= a.now() {
-		return nil, fault.New(fault.Unauthenticated, "the token for joining is not known, was used or has expired")
+	unknown := fault.New(fault.Unauthenticated, "the token for joining is not known, was used or has expired")
+	row, err := a.Records.Record(ctx, store.Installation, kindJoin, hashOf(token))
+	switch {
+	case fault.CodeOf(err) == fault.NotFound:
+		return nil, unknown
+	case err != nil:
+		return nil, err
 	}
-	delete(a.state.Joins, hashOf(token))
-	if err := a.save(); err != nil {
+	var j join
+	if err := json.Unmarshal(row.Doc, &j); err != nil {
+		return nil, fault.Wrap(fault.Internal, err, "a token for joining")
+	}
+	err = a.Records.Change(ctx, store.RecordChange{Record: row, Delete: true})
+	if code := fault.CodeOf(err); code == fault.Conflict || code == fault.NotFound {
+		return nil, unknown // somebody else was faster
+	}
+	if err != nil {
 		return nil, err
 	}
 	id := strings.ToLower(rand.Text()[:16])
@@ -206,8 +207,8 @@ func (a *Authority) Join(token string, request []byte) ([]byte, error) {
 }
 
 // Renew gives a worker another certificate under the same name. Errors: those of Identify, fault.Invalid.
-func (a *Authority) Renew(current *x509.Certificate, request []byte) ([]byte, error) {
-	p, err := a.Identify(current)
+func (a *Authority) Renew(ctx context.Context, current *x509.Certificate, request []byte) ([]byte, error) {
+	p, err := a.Identify(ctx, current)
 	if err != nil {
 		return nil, err
 	}
@@ -220,10 +221,10 @@ func (a *Authority) Renew(current *x509.Certificate, request []byte) ([]byte, er
 
 // Identify returns who holds a certificate. Errors: fault.Unauthenticated for one that is not of this authority, out of time or of no
 // worker, and for a worker that is denied.
-func (a *Authority) Identify(c *x509.Certificate) (access.Principal, error) {
+func (a *Authority) Identify(ctx context.Context, c *x509.Certificate) (access.Principal, error) {
 	pool := x509.NewCertPool()
 	pool.AddCert(a.root)
-	now := a.now().Std()
+	now := a.Now().Std()
 	if _, err := c.Verify(x509.VerifyOptions{Roots: pool, CurrentTime: now, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}); err != nil {
 		return access.Principal{}, fault.New(fault.Unauthenticated, "the certificate does not count: %v", err)
 	}
@@ -235,29 +236,34 @@ func (a *Authority) Identify(c *x509.Certificate) (access.Principal, error) {
 	if c.URIs[0].Scheme != "spiffe" || c.URIs[0].Host != Domain || len(parts) != 6 || parts[1] != "tenant" || parts[3] != "worker" {
 		return access.Principal{}, fault.New(fault.Unauthenticated, "the certificate names no worker")
 	}
-	a.mu.Lock()
-	d, denied := a.state.Denied[subject]
-	a.mu.Unlock()
-	if denied {
+	tenant := work.Tenant(parts[2])
+	row, err := a.Records.Record(ctx, tenant, kindDenied, subject)
+	if err == nil {
+		var d Denial
+		if err := json.Unmarshal(row.Doc, &d); err != nil {
+			return access.Principal{}, fault.Wrap(fault.Internal, err, "a denial")
+		}
 		return access.Principal{}, fault.New(fault.Unauthenticated, "the worker is denied since %s", d.At)
 	}
+	if fault.CodeOf(err) != fault.NotFound {
+		return access.Principal{}, err
+	}
 	return access.Principal{
-		Subject: subject, Kind: "worker", Tenant: work.Tenant(parts[2]), Scopes: []access.Scope{access.Worker}, TokenID: "x509:" + c.SerialNumber.Text(16),
+		Subject: subject, Kind: "worker", Tenant: tenant, Scopes: []access.Scope{access.Worker}, TokenID: "x509:" + c.SerialNumber.Text(16),
 	}, nil
 }
 
 // Deny shuts a worker out for good, of a tenant that must be its own. Errors: fault.NotFound for a name that is none of the tenant's.
-func (a *Authority) Deny(tenant work.Tenant, worker string, d Denial) error {
+func (a *Authority) Deny(ctx context.Context, tenant work.Tenant, worker string, d Denial) error {
 	if !strings.HasPrefix(worker, name(tenant, "", "")[:len(name(tenant, "", ""))-1]) {
 		return fault.New(fault.NotFound, "there is no worker %s", worker)
 	}
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	d.At = a.now()
-	if _, ok := a.state.Denied[worker]; !ok {
-		a.state.Denied[worker] = d
+	d.At = a.Now()
+	err := a.put(ctx, store.Record{Tenant: tenant, Kind: kindDenied, ID: worker}, d)
+	if fault.CodeOf(err) == fault.Conflict {
+		return nil // it is denied already
 	}
-	return a.save()
+	return err
 }
 
 func name(tenant work.Tenant, pool, id string) string {
@@ -269,7 +275,7 @@ func (a *Authority) issue(subject string, csr *x509.CertificateRequest) ([]byte,
 	if err != nil {
 		return nil, fault.Wrap(fault.Internal, err, "the name of a worker")
 	}
-	now := a.now().Std()
+	now := a.Now().Std()
 	der, err := x509.CreateCertificate(rand.Reader, &x509.Certificate{
 		SerialNumber: serial(), URIs: []*url.URL{uri}, NotBefore: now.Add(-early), NotAfter: now.Add(CertificateLife),
 		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}, BasicConstraintsValid: true,
@@ -309,42 +315,4 @@ func serial() *big.Int {
 func hashOf(token string) string {
 	sum := sha256.Sum256([]byte(token))
 	return hex.EncodeToString(sum[:])
-}
-
-// save writes what the authority remembers. The caller holds the lock.
-func (a *Authority) save() error {
-	raw, err := json.Marshal(a.state)
-	if err != nil {
-		return fault.Wrap(fault.Internal, err, "what the authority remembers")
-	}
-	return replace(filepath.Join(a.dir, stateFile), raw, 0o600)
-}
-
-func readPEM(path, kind string) ([]byte, error) {
-	raw, err := os.ReadFile(path)
-	if err != nil {
-		return nil, fault.Wrap(fault.Invalid, err, "%s", path)
-	}
-	block, _ := pem.Decode(raw)
-	if block == nil || block.Type != kind {
-		return nil, fault.New(fault.Invalid, "%s holds no %s", path, kind)
-	}
-	return block.Bytes, nil
-}
-
-// replace writes a file so that a reader, also after a crash, sees the old or the new text and nothing between.
-func replace(path string, text []byte, mode fs.FileMode) error {
-	tmp, err := os.CreateTemp(filepath.Dir(path), ".tmp-*") // 0600 from the start
-	if err != nil {
-		return fault.Wrap(fault.Internal, err, "write %s", path)
-	}
-	_, err = tmp.Write(text)
-	err = errors.Join(err, tmp.Chmod(mode), tmp.Sync(), tmp.Close())
-	if err == nil {
-		err = os.Rename(tmp.Name(), path)
-	}
-	if err != nil {
-		return errors.Join(fault.Wrap(fault.Internal, err, "write %s", path), os.Remove(tmp.Name()))
-	}
-	return nil
 }

@@ -30,7 +30,7 @@ type Config struct {
 	Identity Identifier
 
 	// Certificate returns who holds the certificate of a connection; nil when nobody comes with one. Error: fault.Unauthenticated.
-	Certificate func(*x509.Certificate) (access.Principal, error)
+	Certificate func(context.Context, *x509.Certificate) (access.Principal, error)
 
 	Tenant  func(ctx context.Context, tenant work.Tenant) error // nil for a tenant that exists, else fault.NotFound
 	Records store.Records                                       // keeps answers that may be asked for again, and audit entries
@@ -190,7 +190,7 @@ func (s *Server) methods(r *http.Request) []string {
 // who finds out who asks: by the token, and without one by the certificate of the connection.
 func (s *Server) who(r *http.Request) (access.Principal, error) {
 	if s.Certificate != nil && r.TLS != nil && len(r.TLS.PeerCertificates) > 0 && r.Header.Get("Authorization") == "" {
-		return s.Certificate(r.TLS.PeerCertificates[0])
+		return s.Certificate(r.Context(), r.TLS.PeerCertificates[0])
 	}
 	token, err := bearer(r)
 	if err != nil {

@@ -56,7 +56,7 @@ func TestCertificates(t *testing.T) {
 	if err := id.Join(ctx, c, "orj_wrong"); fault.CodeOf(err) != fault.Unauthenticated {
 		t.Fatal(err)
 	}
-	token, err := r.authority.Invite(acme, "pool-a", 0)
+	token, err := r.authority.Invite(t.Context(), acme, "pool-a", 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -101,7 +101,7 @@ func TestCertificates(t *testing.T) {
 		t.Error(err)
 	}
 	worker := strings.TrimSuffix(name, "/rack7")
-	if err := r.authority.Deny(acme, worker, authority.Denial{Reason: "stolen"}); err != nil {
+	if err := r.authority.Deny(t.Context(), acme, worker, authority.Denial{Reason: "stolen"}); err != nil {
 		t.Fatal(err)
 	}
 	if err := source.OpenSession(ctx, store.Session{ID: "ses_certificate"}); fault.CodeOf(err) != fault.Unauthenticated {

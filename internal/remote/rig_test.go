@@ -24,6 +24,7 @@ import (
 	"orrery.example/orrery/internal/fault"
 	"orrery.example/orrery/internal/httpapi"
 	"orrery.example/orrery/internal/httpapi/workerapi"
+	"orrery.example/orrery/internal/keyring"
 	"orrery.example/orrery/internal/remote"
 	"orrery.example/orrery/internal/sandbox"
 	"orrery.example/orrery/internal/store"
@@ -69,7 +70,11 @@ func newRig(t testing.TB) *rig {
 	if r.blobs, err = folder.Open(t.TempDir()); err != nil {
 		t.Fatal(err)
 	}
-	if r.authority, err = authority.Open(t.TempDir(), r.now); err != nil {
+	e, err := keyring.NewEncrypter(bytes.Repeat([]byte{7}, keyring.EncryptionKeySize))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r.authority, err = authority.Open(t.Context(), authority.Config{Records: r.store, Encrypter: e, Now: r.now}); err != nil {
 		t.Fatal(err)
 	}
 	server, err := httpapi.New(httpapi.Config{

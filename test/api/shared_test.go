@@ -20,7 +20,7 @@ func TestTwoServersAreOne(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	dir := t.TempDir() // the keys are the installation's, too
+	dir := t.TempDir()
 	o := app.ServerOptions{Options: app.Options{Dir: dir, Store: url}, Work: true}
 	a := start(t, o)
 	b := start(t, o)

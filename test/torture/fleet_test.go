@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -107,7 +108,7 @@ func (p *part) kill() {
 	p.cmd = nil
 }
 
-// assemble starts a database, servers and workers. The workers trust the author's key and nobody else's.
+// assemble starts a database, an object store, servers that share nothing else but a key, and workers. The workers trust the author's key and nobody else's.
 func assemble(t *testing.T, servers, workers int) *fleet {
 	t.Helper()
 	f := &fleet{folder: newFolder(t)}
@@ -120,23 +121,35 @@ func assemble(t *testing.T, servers, workers int) *fleet {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := os.MkdirAll(f.dir, 0o700); err != nil {
+	files, err := testservice.StartS3()
+	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() { _ = files.Close() })
+	key := filepath.Join(f.dir, "..", "encryption.key")
+	err = errors.Join(os.MkdirAll(f.dir, 0o700), os.Mkdir(filepath.Join(files.Data(), "orrery"), 0o700),
+		os.WriteFile(key, []byte(base64.StdEncoding.EncodeToString(bytes.Repeat([]byte{7}, 32))), 0o600))
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.env = append(f.env, "AWS_ACCESS_KEY_ID="+files.AccessKey, "AWS_SECRET_ACCESS_KEY="+files.SecretKey)
 	t.Cleanup(func() {
 		for _, p := range slices.Concat(f.workers, f.servers) {
 			p.kill()
 		}
 	})
 	for i := range servers {
-		p := &part{fleet: f, name: fmt.Sprint("server-", i), ready: "ready at ", args: []string{"server", "--store", url, "--listen", "127.0.0.1:0", "--rate", "0"}}
+		p := &part{fleet: f, name: fmt.Sprint("server-", i), ready: "ready at ", args: []string{
+			"server", "--data", f.home(i), "--store", url, "--blobs", "s3://" + files.Endpoint + "/orrery?insecure=true", "--encryption-key", key,
+			"--rate", "0", "--listen", "127.0.0.1:0",
+		}}
 		if err := p.start(); err != nil {
 			t.Fatal(err)
 		}
-		p.args = append(p.args[:len(p.args)-3], strings.TrimPrefix(p.url, "http://"), "--rate", "0") // where its workers look for it
+		p.args[len(p.args)-1] = strings.TrimPrefix(p.url, "http://") // where its workers look for it
 		f.servers = append(f.servers, p)
 	}
-	raw, err := os.ReadFile(filepath.Join(f.dir, "admin-token"))
+	raw, err := os.ReadFile(f.adminToken())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -144,6 +157,12 @@ func assemble(t *testing.T, servers, workers int) *fleet {
 	f.recruit(workers)
 	return f
 }
+
+// home is the data folder of a server: nothing in it is another one's.
+func (f *fleet) home(server int) string { return filepath.Join(f.dir, fmt.Sprint("server-", server)) }
+
+// adminToken is the file that the server which was first has left.
+func (f *fleet) adminToken() string { return filepath.Join(f.home(0), "admin-token") }
 
 // recruit makes an author whose key the servers and the workers trust, and starts workers.
 func (f *fleet) recruit(n int) {
@@ -154,7 +173,7 @@ func (f *fleet) recruit(n int) {
 	f.env = append(f.env, "HOME="+home, "XDG_CONFIG_HOME="+home)
 	f.must(0, "keys", "generate", "admin", "--usage", "submit", "--data", author)
 	f.must(0, "keys", "trust-root", "-f", trust, "--data", author)
-	to := []string{"--server", f.servers[0].url, "--token-file", filepath.Join(f.dir, "admin-token")}
+	to := []string{"--server", f.servers[0].url, "--token-file", f.adminToken()}
 	f.must(0, append([]string{"login", "--name", "fleet", "--register-key", "admin", "--data", author, "--as", "admin"}, to...)...)
 	f.must(0, append([]string{"user", "create", "pool", "--service", "--scope", "worker"}, to...)...)
 	f.must(0, append([]string{"token", "create", "--account", "pool", "--scope", "worker", "-f", token}, to...)...)
@@ -173,7 +192,7 @@ func (f *fleet) recruit(n int) {
 // submit asks for a run, of whichever server answers.
 func (f *fleet) submit(i int) (string, error) {
 	args := []string{"run", "--new", "--detach", "fleet.yaml", "-o", "json", "--as", "admin", "--data", filepath.Join(f.dir, "..", "author"),
-		"--token-file", filepath.Join(f.dir, "admin-token"), "--server"}
+		"--token-file", f.adminToken(), "--server"}
 	for try := 0; ; try++ {
 		c := f.command(f.t.Context(), append(args, f.servers[(i+try)%len(f.servers)].url)...)
 		c.Dir = filepath.Join(f.dir, "..")
@@ -354,7 +373,7 @@ func (f *fleet) proves(run string) {
 	t := f.t
 	t.Helper()
 	file := filepath.Join(f.dir, "..", run+".tar")
-	to := []string{"--server", f.servers[0].url, "--token-file", filepath.Join(f.dir, "admin-token")}
+	to := []string{"--server", f.servers[0].url, "--token-file", f.adminToken()}
 	f.must(0, append([]string{"evidence", "export", run, "-f", file}, to...)...)
 	root := filepath.Join(f.dir, "..", "root.json")
 	if _, err := os.Stat(root); err != nil {

@@ -30,7 +30,7 @@ type Blobs interface {
 
 // Space is what belongs to one tenant: its keys and the services that sign with them.
 type Space struct {
-	Keys    *keyring.Folder
+	Keys    keyring.Ring
 	Control *control.Service
 	Attest  *attest.Service
 }

@@ -36,7 +36,7 @@ func (s *service) join(w http.ResponseWriter, r *http.Request, _ *httpapi.Call) 
 	if err := read(r, &in); err != nil {
 		return err
 	}
-	cert, err := s.Authority.Join(in.Token, []byte(in.Request))
+	cert, err := s.Authority.Join(r.Context(), in.Token, []byte(in.Request))
 	if err != nil {
 		return err
 	}
@@ -51,7 +51,7 @@ func (s *service) renew(w http.ResponseWriter, r *http.Request, _ *httpapi.Call)
 	if r.TLS == nil || len(r.TLS.PeerCertificates) == 0 {
 		return fault.New(fault.Invalid, "only a certificate is renewed, and this connection has none")
 	}
-	cert, err := s.Authority.Renew(r.TLS.PeerCertificates[0], []byte(in.Request))
+	cert, err := s.Authority.Renew(r.Context(), r.TLS.PeerCertificates[0], []byte(in.Request))
 	if err != nil {
 		return err
 	}
@@ -66,7 +66,7 @@ func (s *service) invite(w http.ResponseWriter, r *http.Request, c *httpapi.Call
 	if in.Seconds < 0 || in.Seconds > int64(30*24*time.Hour/time.Second) {
 		return fault.New(fault.Invalid, "a token for joining lasts at most thirty days")
 	}
-	token, err := s.Authority.Invite(c.Tenant, in.Pool, time.Duration(in.Seconds)*time.Second)
+	token, err := s.Authority.Invite(r.Context(), c.Tenant, in.Pool, time.Duration(in.Seconds)*time.Second)
 	if err != nil {
 		return err
 	}
@@ -78,7 +78,7 @@ func (s *service) deny(w http.ResponseWriter, r *http.Request, c *httpapi.Call) 
 	if err := read(r, &in); err != nil {
 		return err
 	}
-	if err := s.Authority.Deny(c.Tenant, in.Worker, authority.Denial{Reason: in.Reason, By: c.Principal.Subject}); err != nil {
+	if err := s.Authority.Deny(r.Context(), c.Tenant, in.Worker, authority.Denial{Reason: in.Reason, By: c.Principal.Subject}); err != nil {
 		return err
 	}
 	s.Log.Info("a worker is shut out", "tenant", c.Tenant, "worker", in.Worker, "by", c.Principal.Subject, "reason", in.Reason)
