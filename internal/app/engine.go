@@ -133,11 +133,15 @@ func (f *Folder) timers(ctx context.Context) {
 		if next != 0 {
 			wait = min(longest, max(0, next.Sub(Now())))
 		}
-		if !pause(ctx, wake, wait) {
+		if !pause(ctx, nil, min(wait, calm)) || wait > calm && !pause(ctx, wake, wait-calm) {
 			return
 		}
 	}
 }
+
+// calm is how long what goes on in the background leaves the store alone after each look: under load hints come with every commit, and
+// a look at each would cost more than the commits.
+const calm = 25 * time.Millisecond
 
 // seals puts ended runs of a tenant into the log soon after their end.
 func (f *Folder) seals(ctx context.Context, a *attest.Service, tenant work.Tenant) {
@@ -146,7 +150,7 @@ func (f *Folder) seals(ctx context.Context, a *attest.Service, tenant work.Tenan
 		if _, err := a.Seal(context.WithoutCancel(ctx), tenant); err != nil {
 			f.failed("sealing", err, "tenant", tenant)
 		}
-		if !pause(ctx, wake, time.Second) {
+		if !pause(ctx, nil, calm) || !pause(ctx, wake, time.Second) {
 			return
 		}
 	}
