@@ -1,6 +1,7 @@
 package keyring
 
 import (
+	"bytes"
 	"errors"
 	"io"
 	"io/fs"
@@ -19,6 +20,12 @@ import (
 type Folder struct {
 	dir string
 	mu  sync.Mutex
+
+	parsed struct { // the trust root that was read last, and its text
+		sync.Mutex
+		raw   []byte
+		trust Trust
+	}
 }
 
 const (
@@ -39,8 +46,24 @@ func (f *Folder) Trust() (Trust, error) {
 	if err != nil {
 		return Trust{}, err
 	}
-	t, err := ParseTrust(raw)
+	t, err := f.parse(raw)
 	return t, fault.Wrap(fault.Invalid, err, "%s", filepath.Join(f.dir, trustFile))
+}
+
+// parse is ParseTrust. The file is read for every question, but its text hardly ever changes.
+func (f *Folder) parse(raw []byte) (Trust, error) {
+	f.parsed.Lock()
+	defer f.parsed.Unlock()
+	if f.parsed.raw == nil || !bytes.Equal(f.parsed.raw, raw) {
+		t, err := ParseTrust(raw)
+		if err != nil {
+			return Trust{}, err
+		}
+		f.parsed.raw, f.parsed.trust = raw, t
+	}
+	t := f.parsed.trust
+	t.Keys = slices.Clone(t.Keys) // who asked may change what he got
+	return t, nil
 }
 
 // Generate makes a key, keeps its private part in the folder and trusts its public part. A name may have several keys.
