@@ -48,6 +48,7 @@ const (
 	codeUnavailable  = "UNAVAILABLE"
 	codeExhausted    = "EXHAUSTED"
 	codeNotFound     = "NOT_FOUND"
+	codeResync       = "RESYNC"
 	codeUntrusted    = "UNTRUSTED"
 	codePlanMismatch = "PLAN_MISMATCH"
 	codeInput        = "INPUT"

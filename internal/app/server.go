@@ -20,12 +20,14 @@ import (
 	"orrery.example/orrery/internal/engine"
 	"orrery.example/orrery/internal/fault"
 	"orrery.example/orrery/internal/httpapi"
+	"orrery.example/orrery/internal/httpapi/live"
 	"orrery.example/orrery/internal/httpapi/rest"
 	"orrery.example/orrery/internal/httpapi/workerapi"
 	"orrery.example/orrery/internal/identity"
 	"orrery.example/orrery/internal/keyring"
 	"orrery.example/orrery/internal/oidc"
 	"orrery.example/orrery/internal/store"
+	"orrery.example/orrery/internal/stream"
 	"orrery.example/orrery/internal/warrant"
 	"orrery.example/orrery/internal/work"
 )
@@ -47,6 +49,8 @@ type ServerOptions struct {
 	Aside     Aside
 	Inspect   func(ctx context.Context) map[string]any // documents for a debug bundle, by name; nil for none
 
+	Heartbeat time.Duration // of streams, 0 for 15 seconds
+
 	SecretEnv []string // variables that a step here may be given
 	SecretDir string   // and files, below a folder of the tenant's name
 }
@@ -61,6 +65,7 @@ type Server struct {
 	api       *httpapi.Server
 	authority *authority.Authority // of workers' identities
 	federated *oidc.Service        // verifies tokens of identity providers
+	streams   *stream.Hub
 
 	mu     sync.Mutex
 	spaces map[work.Tenant]*rest.Space
@@ -114,17 +119,19 @@ func (s *Server) prepare(ctx context.Context) error {
 	if s.federated, err = oidc.New(s.opts.Providers, Now, s.Log); err != nil {
 		return err
 	}
-	routes := rest.Routes(rest.Deps{Store: s.Store, Blobs: s.Blobs, Identity: s.Identity, Login: s.logins(), Space: s.space, Check: s.checks, Now: Now, Debug: s.debug})
+	s.streams = stream.NewHub(s.Store, s.opts.Heartbeat)
+	routes := rest.Routes(rest.Deps{Store: s.Store, Streams: s.streams, Blobs: s.Blobs, Identity: s.Identity, Login: s.logins(), Space: s.space, Check: s.checks, Now: Now, Debug: s.debug})
 	routes = append(routes, workerapi.Routes(workerapi.Deps{
 		Store: s.Store, Blobs: s.Blobs, Spool: filepath.Join(s.Dir, "uploads"), Now: Now, Log: s.Log, Trust: s.trust, Roots: s.roots, Authority: s.authority,
 	})...)
+	routes = append(routes, live.Routes(live.Deps{Store: s.Store, Streams: s.streams, Identity: s.Identity})...)
 	routes = append(routes, httpapi.ProbeRoutes(httpapi.Probes{Ready: s.ready, Metrics: s.opts.Aside.metrics(s.Telemetry), Version: s.opts.Version})...)
 	documents, err := httpapi.DocumentRoutes(routes, s.opts.Version)
 	if err != nil {
 		return err
 	}
 	config := httpapi.Config{
-		Routes: append(routes, documents...), Identity: callers{s.Identity, s.federated}, Certificate: s.authority.Identify, Tenant: s.Identity.KnowTenant, Records: s.Store,
+		Routes: append(routes, documents...), Identity: callers{s.Identity, s.federated}, Tickets: s.Identity, Certificate: s.authority.Identify, Tenant: s.Identity.KnowTenant, Records: s.Store,
 		Version: s.opts.Version, Rate: s.opts.Rate, Burst: s.opts.Burst, Now: Now, Log: s.Log,
 	}
 	if s.Telemetry != nil {

@@ -72,6 +72,24 @@ func bearer(r *http.Request) (string, error) {
 	return token, nil
 }
 
+// TicketProtocol begins the subprotocol that carries a ticket: what a browser can send along with a WebSocket, and what stands in no URL.
+const TicketProtocol = "orrery.ticket."
+
+// ticketOf returns the ticket of a request for a WebSocket that brings no token, "" for none.
+func ticketOf(r *http.Request) string {
+	if r.Header.Get("Authorization") != "" || !strings.EqualFold(r.Header.Get("Upgrade"), "websocket") {
+		return ""
+	}
+	for _, given := range r.Header.Values("Sec-WebSocket-Protocol") {
+		for one := range strings.SplitSeq(given, ",") {
+			if ticket, ok := strings.CutPrefix(strings.TrimSpace(one), TicketProtocol); ok {
+				return ticket
+			}
+		}
+	}
+	return ""
+}
+
 // traceOf returns the trace of a request, or begins one, with its id.
 func traceOf(h http.Header) (t work.Trace, id string) {
 	t.Baggage = span.Baggage(strings.Join(h.Values("Baggage"), ","))

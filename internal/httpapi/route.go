@@ -7,6 +7,7 @@
 package httpapi
 
 import (
+	"context"
 	"net/http"
 
 	"orrery.example/orrery/internal/access"
@@ -56,6 +57,9 @@ type Call struct {
 	RequestID string     // the trace id
 	Trace     work.Trace // of the caller, or one that begins here
 	Key       string     // Idempotency-Key, "" for none
+
+	// Again asks whether the caller may still do this, for answers that go on for long. Errors: as at the start.
+	Again func(ctx context.Context) error
 
 	// Draining is closed when the server stops: streams end then, and their clients go on at another server.
 	Draining <-chan struct{}

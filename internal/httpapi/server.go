@@ -24,6 +24,15 @@ type Identifier interface {
 	Principal(ctx context.Context, token string) (access.Principal, error)
 }
 
+// Tickets opens streams for those who cannot send a token along.
+type Tickets interface {
+	// Redeem returns who a ticket stands for, once, and in which tenant. Error: fault.Unauthenticated.
+	Redeem(ctx context.Context, ticket string) (access.Principal, error)
+
+	// Holds returns nil while the token behind a ticket counts. Error: fault.Unauthenticated.
+	Holds(ctx context.Context, p access.Principal) error
+}
+
 // Config is what a server needs.
 type Config struct {
 	Routes   []Route
@@ -32,6 +41,7 @@ type Config struct {
 	// Certificate returns who holds the certificate of a connection; nil when nobody comes with one. Error: fault.Unauthenticated.
 	Certificate func(context.Context, *x509.Certificate) (access.Principal, error)
 
+	Tickets Tickets                                             // nil for none
 	Tenant  func(ctx context.Context, tenant work.Tenant) error // nil for a tenant that exists, else fault.NotFound
 	Records store.Records                                       // keeps answers that may be asked for again, and audit entries
 	Version string
@@ -192,6 +202,13 @@ func (s *Server) who(r *http.Request) (access.Principal, error) {
 	if s.Certificate != nil && r.TLS != nil && len(r.TLS.PeerCertificates) > 0 && r.Header.Get("Authorization") == "" {
 		return s.Certificate(r.Context(), r.TLS.PeerCertificates[0])
 	}
+	if ticket := ticketOf(r); ticket != "" && s.Tickets != nil {
+		p, err := s.Tickets.Redeem(r.Context(), ticket)
+		if fault.CodeOf(err) == fault.Unauthenticated {
+			return p, s.guessed(r, err)
+		}
+		return p, err
+	}
 	token, err := bearer(r)
 	if err != nil {
 		return access.Principal{}, err
@@ -201,6 +218,20 @@ func (s *Server) who(r *http.Request) (access.Principal, error) {
 		return p, s.guessed(r, err)
 	}
 	return p, err
+}
+
+// again asks whether a caller who was admitted still would be. A ticket counts once: what it stood for is asked about.
+func (s *Server) again(ctx context.Context, r *http.Request, route *Route, c *Call) error {
+	p := c.Principal
+	if ticketOf(r) == "" {
+		var err error
+		if p, err = s.who(r.WithContext(ctx)); err != nil {
+			return err
+		}
+	} else if err := s.Tickets.Holds(ctx, p); err != nil {
+		return err
+	}
+	return access.Allow(p, c.Tenant, route.Scope)
 }
 
 // admit finds out who asks, in which tenant, and whether that is allowed.
@@ -217,6 +248,10 @@ func (s *Server) admit(w http.ResponseWriter, r *http.Request, route *Route, c *
 	if c.Tenant, err = tenantOf(r.Header); err != nil {
 		return err
 	}
+	if c.Tenant == "" && ticketOf(r) != "" {
+		c.Tenant = c.Principal.Tenant // a browser cannot send the header along
+	}
+	c.Again = func(ctx context.Context) error { return s.again(ctx, r, route, c) }
 	c.Project = r.Header.Get("X-Orrery-Project")
 	c.Principal.Reason, c.Principal.Ticket, err = reasonOf(r.Header)
 	if err != nil {

@@ -27,6 +27,7 @@ const (
 	kindAccount = "account" // of a tenant, or of the installation
 	kindToken   = "token"   // of the installation: found before the tenant is known
 	kindHeld    = "held"    // of a tenant: "account/token id", for lists
+	kindTicket  = "ticket"  // of the installation
 )
 
 // maxExternal bounds what an account keeps of a provider.

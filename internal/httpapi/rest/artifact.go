@@ -69,11 +69,11 @@ func (s *service) getArtifact(w http.ResponseWriter, r *http.Request, c *httpapi
 		return err
 	}
 	defer body.Close()
-	return stream(w, r, "application/octet-stream", string(found.Digest), body, size)
+	return download(w, r, "application/octet-stream", string(found.Digest), body, size)
 }
 
-// stream sends bytes that never change. What a step wrote is never shown by a browser as a page of this server.
-func stream(w http.ResponseWriter, r *http.Request, media, tag string, body io.Reader, size int64) error {
+// download sends bytes that never change. What a step wrote is never shown by a browser as a page of this server.
+func download(w http.ResponseWriter, r *http.Request, media, tag string, body io.Reader, size int64) error {
 	h := w.Header()
 	h.Set("ETag", `"`+tag+`"`)
 	h.Set("Content-Security-Policy", "default-src 'none'; sandbox")

@@ -1,39 +1,34 @@
 package rest
 
 import (
-	"context"
 	"encoding/json"
-	"fmt"
-	"io"
 	"net/http"
 	"strconv"
 	"strings"
-	"time"
 
 	"orrery.example/orrery/api"
 	"orrery.example/orrery/internal/access"
 	"orrery.example/orrery/internal/control"
 	"orrery.example/orrery/internal/fault"
 	"orrery.example/orrery/internal/httpapi"
+	"orrery.example/orrery/internal/httpapi/live"
+	"orrery.example/orrery/internal/stream"
 	"orrery.example/orrery/internal/work"
 )
 
-// Media types of an answer in lines.
-const (
-	sse    = "text/event-stream"
-	ndjson = "application/x-ndjson"
-)
+// ndjson is the media type of an answer in lines.
+const ndjson = "application/x-ndjson"
 
 func (s *service) historyRoutes() []httpapi.Route {
 	const read = access.PacksRead
-	events := get(runs+"/{runId}/events", "getEvents", "runs", "Read the history of a run, in order; as NDJSON by Accept", read, api.EventList{}, s.getEvents, httpapi.PageParams(
-		httpapi.Param{Name: "from", Type: "integer", Summary: "The number of the first event, from 1", Example: "1"})...)
-	events.Stream = ndjson
-	logs := get(runs+"/{runId}/logs", "getLogs", "runs", "Read the output of a run, in order; as server-sent events or NDJSON by Accept", read, api.LogList{}, s.getLogs, httpapi.PageParams(
+	after := httpapi.Param{Name: "after", Type: "string", Summary: "Of streams: go on behind the frame with this id", Example: "17"}
+	events := get(runs+"/{runId}/events", "getEvents", "runs", "Read the history of a run, in order; as server-sent events or NDJSON by Accept, or over a WebSocket", read, api.EventList{}, s.getEvents, httpapi.PageParams(
+		httpapi.Param{Name: "from", Type: "integer", Summary: "The number of the first event, from 1", Example: "1"}, after)...)
+	events.Stream, events.Headers = live.SSE+","+ndjson, live.Headers()
+	logs := get(runs+"/{runId}/logs", "getLogs", "runs", "Read the output of a run, in order; as server-sent events or NDJSON by Accept, or over a WebSocket", read, api.LogList{}, s.getLogs, httpapi.PageParams(
 		httpapi.Param{Name: "from", Type: "integer", Summary: "The number of the first line, from 1", Example: "1"},
-		httpapi.Param{Name: "step", Type: "string", Summary: "Only this step", Example: "build"})...)
-	logs.Stream = sse + "," + ndjson
-	logs.Headers = []httpapi.Param{{Name: "Last-Event-ID", Type: "string", Summary: "Of server-sent events: go on behind this line", Example: "17"}}
+		httpapi.Param{Name: "step", Type: "string", Summary: "Only this step", Example: "build"}, after)...)
+	logs.Stream, logs.Headers = live.SSE+","+ndjson, live.Headers()
 	export := get(runs+"/{runId}/export", "exportRun", "runs", "Read the output, spans and figures of a run as NDJSON, ordered by time", read, nil, s.exportRun,
 		httpapi.Param{Name: "kind", Type: "array", Summary: "Only these kinds of records: log, span, metric", Example: "span"})
 	export.Stream = ndjson
@@ -81,6 +76,9 @@ func (s *service) getEvents(w http.ResponseWriter, r *http.Request, c *httpapi.C
 	run, err := s.run(r, c)
 	if err != nil {
 		return err
+	}
+	if live.Wanted(r) {
+		return s.follow(w, r, c, from, s.Streams.Events, &run, nil)
 	}
 	if wants(r, ndjson) {
 		return inLines(w, func(line func(any) error) error {
@@ -150,15 +148,12 @@ func (s *service) getLogs(w http.ResponseWriter, r *http.Request, c *httpapi.Cal
 	}
 	meant := func(l *work.LogLine) bool { return step == "" || l.Step == step }
 	switch {
-	case wants(r, sse):
-		if last := r.Header.Get("Last-Event-ID"); last != "" {
-			n, err := strconv.ParseInt(last, 10, 64)
-			if err != nil || n < 0 {
-				return fault.New(fault.Invalid, "Last-Event-ID is the id of an event of this stream")
-			}
-			from = n + 1
+	case live.Wanted(r):
+		var only func(*stream.Item) bool
+		if step != "" {
+			only = func(i *stream.Item) bool { return i.Step == step }
 		}
-		return s.follow(w, r, c, run, from, meant)
+		return s.follow(w, r, c, from, s.Streams.Lines, &run, only)
 	case wants(r, ndjson):
 		return inLines(w, func(line func(any) error) error {
 			return eachOf(from, read, func(l *work.LogLine) error {
@@ -190,75 +185,23 @@ func (s *service) getLogs(w http.ResponseWriter, r *http.Request, c *httpapi.Cal
 	return httpapi.ReplyTagged(w, r, out)
 }
 
-// Of a stream of lines.
-const (
-	heartbeat = 15 * time.Second // so that a proxy does not take the connection for dead
-	lookAgain = time.Second      // a hint of the store may get lost
-)
+// follower is how a stream of a run begins.
+type follower func(run *work.Run, caller string, after int64) (*stream.Subscription, error)
 
-// follow sends lines as they come until the run has ended, the client is gone or the server drains. A client that comes back with
-// Last-Event-ID misses nothing: lines are numbered by the run.
-func (s *service) follow(w http.ResponseWriter, r *http.Request, c *httpapi.Call, run work.Run, from int64, meant func(*work.LogLine) bool) error {
-	ctx, stop := context.WithCancel(r.Context())
-	defer stop()
-	wake := s.Store.Watch(ctx)
-	h := w.Header()
-	h.Set("Content-Type", sse)
-	h.Set("X-Accel-Buffering", "no")
-	w.WriteHeader(http.StatusOK)
-	flush := http.NewResponseController(w)
-	beat, look := time.NewTicker(heartbeat), time.NewTicker(lookAgain)
-	defer beat.Stop()
-	defer look.Stop()
-	for {
-		// The state comes before the lines: when it is final, these lines are all.
-		now, err := s.Store.Run(ctx, c.Tenant, string(run.ID))
-		if err != nil {
-			return err
+// follow sends what comes, from a number on, until the run has ended.
+func (s *service) follow(w http.ResponseWriter, r *http.Request, c *httpapi.Call, from int64, begin follower, run *work.Run, only func(*stream.Item) bool) error {
+	after := from - 1
+	if id := live.Resumed(r); id != "" {
+		n, err := strconv.ParseInt(id, 10, 64)
+		if err != nil || n < 0 {
+			return fault.New(fault.Invalid, "a stream of a run goes on behind the id of one of its frames, which is a number")
 		}
-		err = eachOf(from, func(from int64, limit int) ([]work.LogLine, error) {
-			return s.Store.Lines(ctx, c.Tenant, run.ID, from, limit)
-		}, func(l *work.LogLine) error {
-			from = l.Seq + 1
-			if !meant(l) {
-				return nil
-			}
-			return frame(w, strconv.FormatInt(l.Seq, 10), l.EventType, l)
-		})
-		ended := now.State.Terminal()
-		if err == nil && ended {
-			err = frame(w, "", "run.ended", map[string]any{"runId": now.ID, "state": now.State, "tenant": now.Tenant, "traceId": c.RequestID})
-		}
-		if err != nil {
-			return err
-		}
-		if err := flush.Flush(); err != nil || ended {
-			return nil // the client is gone, or has all there is
-		}
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-c.Draining:
-			return nil
-		case <-wake:
-		case <-look.C:
-		case <-beat.C:
-			if _, err := io.WriteString(w, ": still here\n\n"); err != nil {
-				return nil
-			}
-		}
+		after = n
 	}
-}
-
-// frame writes one server-sent event.
-func frame(w io.Writer, id, event string, v any) error {
-	raw, err := json.Marshal(v)
+	sub, err := begin(run, c.Principal.Subject, after)
 	if err != nil {
-		return fault.Wrap(fault.Internal, err, "a server-sent event")
+		return err
 	}
-	if id != "" {
-		id = "id: " + id + "\n"
-	}
-	_, err = fmt.Fprintf(w, "%sevent: %s\ndata: %s\n\n", id, event, raw)
-	return err
+	defer sub.Close()
+	return live.Serve(w, r, c, sub, only)
 }

@@ -80,7 +80,7 @@ func (s *service) getPlan(w http.ResponseWriter, r *http.Request, c *httpapi.Cal
 	if err != nil {
 		return err
 	}
-	return stream(w, r, "application/json", r.PathValue("planHash"), strings.NewReader(string(raw)), int64(len(raw)))
+	return download(w, r, "application/json", r.PathValue("planHash"), strings.NewReader(string(raw)), int64(len(raw)))
 }
 
 // digestIn reads a digest from an address, where it may stand without its algorithm.

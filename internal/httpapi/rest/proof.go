@@ -50,7 +50,7 @@ func (s *service) getEvidence(w http.ResponseWriter, r *http.Request, c *httpapi
 	if err := sp.Attest.Export(r.Context(), run, s.Blobs, &out); err != nil {
 		return err
 	}
-	return stream(w, r, "application/x-tar", string(run.Head), &out, int64(out.Len()))
+	return download(w, r, "application/x-tar", string(run.Head), &out, int64(out.Len()))
 }
 
 func (s *service) getInclusion(w http.ResponseWriter, r *http.Request, c *httpapi.Call) error {

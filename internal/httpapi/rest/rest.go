@@ -18,6 +18,7 @@ import (
 	"orrery.example/orrery/internal/identity"
 	"orrery.example/orrery/internal/keyring"
 	"orrery.example/orrery/internal/store"
+	"orrery.example/orrery/internal/stream"
 	"orrery.example/orrery/internal/work"
 )
 
@@ -39,6 +40,7 @@ type Space struct {
 type Deps struct {
 	Store    store.Store
 	Blobs    Blobs
+	Streams  *stream.Hub
 	Identity *identity.Service
 	Login    []api.LoginProvider                                           // where people can log in
 	Space    func(ctx context.Context, tenant work.Tenant) (*Space, error) // fault.NotFound for a tenant that does not exist
