@@ -45,6 +45,7 @@ func (f *Folder) Start(ctx context.Context) (wait func() error, err error) {
 	group.Go(func() { f.timers(ctx) })
 	group.Go(func() { f.inbox(ctx) })
 	group.Go(func() { f.seals(ctx, f.Attest, f.Tenant) })
+	group.Go(func() { f.policies.Run(ctx) })
 	return func() error { group.Wait(); return failed }, nil
 }
 

@@ -14,6 +14,7 @@ import (
 	"orrery.example/orrery/internal/control"
 	"orrery.example/orrery/internal/fault"
 	"orrery.example/orrery/internal/keyring"
+	"orrery.example/orrery/internal/policy"
 	"orrery.example/orrery/internal/sandbox"
 	"orrery.example/orrery/internal/sandbox/gvisor"
 	"orrery.example/orrery/internal/sandbox/linux"
@@ -36,6 +37,7 @@ type Options struct {
 	Runsc            string                                               // path or name of gVisor's program, for tier t3; empty looks for runsc in PATH
 	Withhold         []string                                             // sandbox layers to do without, to see what is refused
 	Secret           func(tenant work.Tenant, ref string) ([]byte, error) // resolves references to secrets for the worker here; nil lets a step have what this user has
+	Engines          []policy.Engine                                      // policy engines that gates may name
 	Log              *slog.Logger
 	Telemetry        *Telemetry // nil tells nothing
 }
@@ -51,6 +53,7 @@ type Folder struct {
 	Sandbox sandbox.Driver
 
 	encrypter *keyring.Encrypter // of a server
+	policies  *policy.Service
 	close     func() error
 }
 
@@ -120,6 +123,11 @@ func (f *Folder) lookAttest() {
 func (f *Folder) ready(ctx context.Context) error {
 	var err error
 	if f.Attest, err = f.attestor(f.Keys); err != nil {
+		return err
+	}
+	secret := f.Telemetry.secret(resolveSecret)
+	token := func(ref string) ([]byte, error) { return secret(f.Tenant, ref) }
+	if f.policies, err = policy.New(f.Store, f.Engines, token, f.Log); err != nil {
 		return err
 	}
 	if f.Shared() {

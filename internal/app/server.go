@@ -317,6 +317,7 @@ func (s *Server) work(ctx context.Context) error {
 	s.mu.Unlock()
 	s.group.Go(func() { s.timers(ctx) })
 	s.group.Go(func() { s.inbox(ctx) })
+	s.group.Go(func() { s.policies.Run(ctx) })
 	s.group.Go(func() { s.prune(ctx) })
 	if s.opts.Work {
 		if err := s.steps(ctx); err != nil {

@@ -109,6 +109,17 @@ func (p *progress) take(e *work.Event) string {
 		s.started, s.reason = e.Time, work.Reason{Code: work.WaitsForApproval, Until: d.Expires}
 		p.move(s, work.Waiting)
 		return fmt.Sprintf("%s waits for %s, until %s", e.Step, work.Count(d.Required, "approval"), d.Expires)
+	case work.PolicyAsked:
+		var d work.AskedData
+		decode(e, &d)
+		s.started, s.reason = e.Time, work.Reason{Code: work.WaitsForPolicy, Subject: d.Engine, Until: d.Expires}
+		p.move(s, work.Queued)
+		return fmt.Sprintf("%s asks the policy engine %s for %s", e.Step, d.Engine, d.Path)
+	case work.PolicyUnavailable:
+		var d work.ReasonData
+		decode(e, &d)
+		s.reason = d.Reason
+		return fmt.Sprintf("%s has no answer of the policy engine %s: %s", e.Step, d.Reason.Subject, d.Reason.Message)
 	case work.StepRetrying:
 		var d work.RetryingData
 		decode(e, &d)

@@ -5,6 +5,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"io"
 	"log/slog"
@@ -18,6 +19,7 @@ import (
 
 	"orrery.example/orrery/internal/app"
 	"orrery.example/orrery/internal/fault"
+	"orrery.example/orrery/internal/policy"
 	"orrery.example/orrery/internal/work"
 )
 
@@ -48,6 +50,7 @@ type cli struct {
 	readPaths []string
 	stepPath  string
 	runsc     string
+	engines   string
 	withhold  []string
 }
 
@@ -176,9 +179,15 @@ func (c *cli) folderOptions(readOnly bool) (app.Options, error) {
 	if c.verbose {
 		log = slog.New(slog.NewTextHandler(c.Err, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	}
+	var engines []policy.Engine
+	if !readOnly {
+		if engines, err = policyEngines(cmp.Or(c.engines, os.Getenv("ORRERY_POLICY_ENGINES"))); err != nil {
+			return app.Options{}, err
+		}
+	}
 	return app.Options{
 		Dir: abs, Tenant: work.Tenant(c.tenant), ReadOnly: readOnly, Slots: c.slots, AllowUnsandboxed: c.unsandbox,
-		ReadPaths: c.readPaths, StepPath: c.stepPath, Runsc: c.runsc, Withhold: c.withhold, Log: log,
+		ReadPaths: c.readPaths, StepPath: c.stepPath, Runsc: c.runsc, Withhold: c.withhold, Engines: engines, Log: log,
 	}, nil
 }
 

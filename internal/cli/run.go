@@ -42,6 +42,7 @@ func (c *cli) workFlags(cmd *cobra.Command) {
 	f.BoolVar(&c.unsandbox, "allow-unsandboxed", false, "permit steps that ask for tier t0 where the machine has no sandbox")
 	f.StringArrayVar(&c.readPaths, "read-path", nil, "a host path that every step may read (may be repeated)")
 	f.StringVar(&c.stepPath, "step-path", "", "PATH of steps (default: the system's folders)")
+	f.StringVar(&c.engines, "policy-engines", "", "file with the policy engines that gates may name (default: $ORRERY_POLICY_ENGINES)")
 	c.kernelFlag(cmd)
 }
 
@@ -364,6 +365,9 @@ func (c *cli) background(ctx context.Context, f *place, run work.Run) error {
 	}
 	if c.runsc != "" {
 		args = append(args, "--runsc", c.runsc)
+	}
+	if c.engines != "" {
+		args = append(args, "--policy-engines", c.engines)
 	}
 	if c.unsandbox {
 		args = append(args, "--allow-unsandboxed")

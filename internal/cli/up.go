@@ -13,6 +13,7 @@ import (
 	"orrery.example/orrery/internal/app"
 	"orrery.example/orrery/internal/config"
 	"orrery.example/orrery/internal/oidc"
+	"orrery.example/orrery/internal/policy"
 )
 
 // serverSettings are what a server can be told, in a file, the environment or flags.
@@ -30,6 +31,7 @@ func serverSettings() []config.Setting {
 		{Name: "tls-key", Kind: "text", Summary: "file with its key (PEM)"},
 		{Name: "client-ca", Kind: "text", Summary: "file with the authorities of workers' certificates (PEM)"},
 		{Name: "identity-providers", Kind: "text", Summary: "file with the OpenID providers whose logins count (YAML)"},
+		{Name: "policy-engines", Kind: "text", Summary: "file with the policy engines that gates may name (YAML)"},
 		{Name: "slots", Kind: "number", Default: "0", Summary: "steps at once in this process, 0 for twice the processors"},
 		{Name: "allow-unsandboxed", Kind: "switch", Default: "false", Summary: "permit steps that ask for tier t0 where the machine has no sandbox"},
 		{Name: "read-path", Kind: "list", Summary: "host paths that every step may read"},
@@ -100,6 +102,9 @@ func (c *cli) serve(ctx context.Context, v config.Values, work bool) error {
 			return err
 		}
 	}
+	if o.Engines, err = policyEngines(v.Text("policy-engines")); err != nil {
+		return err
+	}
 	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	s, err := app.OpenServer(ctx, app.ServerOptions{
@@ -147,6 +152,18 @@ func settingRows(v config.Values) []settingRow {
 		rows[i] = settingRow{x.Name, x.Text, x.Source, x.Env(), x.Summary}
 	}
 	return rows
+}
+
+// policyEngines reads the file with policy engines; without one there are none.
+func policyEngines(file string) ([]policy.Engine, error) {
+	var known struct {
+		Engines []policy.Engine `yaml:"engines"`
+	}
+	if file == "" {
+		return nil, nil
+	}
+	err := config.Document(file, &known)
+	return known.Engines, err
 }
 
 func (c *cli) configCommand() *cobra.Command {

@@ -216,6 +216,8 @@ func templates(spec *work.PlanStep) []string {
 		return spec.Run.Templates()
 	case spec.Pack != nil:
 		return slices.Collect(maps.Values(spec.Pack.With))
+	case spec.Policy != nil && spec.Policy.Engine != nil:
+		return slices.Collect(maps.Values(spec.Policy.Engine.Parameters))
 	default:
 		return nil
 	}

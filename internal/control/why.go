@@ -38,6 +38,8 @@ func (s *Service) Why(ctx context.Context, run work.Run) (Why, error) {
 	err := s.EachStep(ctx, run, func(row *work.Step) {
 		b := Blocker{Step: row.ID, State: row.State, Reason: row.Reason, Since: row.Started, Attempt: row.Attempt}
 		switch {
+		case row.State == work.Waiting && row.Reason.Code == work.WaitsForPolicy:
+			w.BlockedBy = append(w.BlockedBy, b)
 		case row.State == work.Waiting:
 			b.Next = fmt.Sprintf("orrery approve %s --gate %q --reason \"…\"", run.Name, row.ID)
 			w.BlockedBy = append(w.BlockedBy, b)
@@ -107,7 +109,7 @@ func weight(s work.State) int {
 func (s *Service) Gates(ctx context.Context, run work.Run) ([]work.Step, error) {
 	var out []work.Step
 	err := s.EachStep(ctx, run, func(row *work.Step) {
-		if row.State == work.Waiting {
+		if row.State == work.Waiting && row.Reason.Code == work.WaitsForApproval {
 			out = append(out, *row)
 		}
 	})

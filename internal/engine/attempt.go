@@ -239,7 +239,11 @@ func DueStep(g *Graph, v View, now work.Time, id work.StepID, incarnation int64)
 	case work.Waiting:
 		m := begin(g, v, now)
 		v.Emit(work.StepDue, id, row.Attempt, nil)
-		m.end(row, work.TimedOut, work.Reason{Code: work.EndedByExpiry, Message: "nobody decided in time"}, nil, nil)
+		message := "nobody decided in time"
+		if row.Reason.Code == work.WaitsForPolicy {
+			message = joinMessage("the policy engine "+row.Reason.Subject+" did not decide in time", row.Reason.Message)
+		}
+		m.end(row, work.TimedOut, work.Reason{Code: work.EndedByExpiry, Message: message}, nil, nil)
 		m.settle()
 	}
 }

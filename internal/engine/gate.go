@@ -70,12 +70,21 @@ func mayDecide(g *Graph, run *work.Run, row *work.Step, spec *work.ApprovalSpec,
 // judge evaluates the rules of a policy gate. Rules, input and answers go into the history.
 func (m *machine) judge(row *work.Step, spec *work.PlanStep) {
 	row.Started = m.now
+	if spec.Policy.Engine != nil {
+		m.ask(row, spec.Policy)
+		return
+	}
 	data, err := m.policy(row.ID, spec.Policy)
 	if err != nil {
 		m.end(row, work.Failed, work.Reason{Code: work.EndedByExpression, Message: err.Error()}, nil, nil)
 		return
 	}
 	m.v.Emit(work.PolicyDecided, row.ID, 0, data)
+	m.pass(row, spec, data)
+}
+
+// pass ends a policy gate as its decision says.
+func (m *machine) pass(row *work.Step, spec *work.PlanStep, data work.PolicyData) {
 	outputs, _ := json.Marshal(map[string]any{"allowed": data.Allowed}) // cannot fail: a map of a boolean
 	if data.Allowed || spec.Policy.FailAction == "continue" {
 		reason := work.Reason{Code: work.EndedWell}
@@ -91,6 +100,9 @@ func (m *machine) judge(row *work.Step, spec *work.PlanStep) {
 func firstRefusal(data work.PolicyData) string {
 	for _, r := range data.Results {
 		if !r.Allowed {
+			if data.Engine != nil {
+				return joinMessage("policy engine "+r.ID, r.Message)
+			}
 			return joinMessage("rule "+r.ID, r.Message)
 		}
 	}

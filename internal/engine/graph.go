@@ -133,6 +133,9 @@ func (g *Graph) wellFormed(n *node) error {
 	if !has[spec.Kind] {
 		return fault.New(fault.Invalid, "step %q does not say how its kind %q is done", spec.ID, spec.Kind)
 	}
+	if p := spec.Policy; p != nil && (p.Engine == nil) == (len(p.Rules) == 0) {
+		return fault.New(fault.Invalid, "the policy gate %q needs either rules or a policy engine", spec.ID)
+	}
 	for kind, other := range has {
 		if other && kind != spec.Kind {
 			return fault.New(fault.Invalid, "step %q is of kind %q and has the part of another", spec.ID, spec.Kind)

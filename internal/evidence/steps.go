@@ -66,7 +66,17 @@ type policyRecord struct {
 	RulesDigest work.Digest       `json:"rulesDigest"`
 	Input       work.Digest       `json:"input"`
 	Results     []work.RuleResult `json:"results"`
+	Engine      *engineRecord     `json:"engine,omitempty"`
 	File        string            `json:"file"`
+}
+
+// engineRecord is how a policy engine decided.
+type engineRecord struct {
+	Name       string              `json:"name"`
+	Path       string              `json:"path"`
+	DecisionID string              `json:"decisionId,omitempty"`
+	Result     work.Digest         `json:"result,omitempty"`
+	Bundles    []work.PolicyBundle `json:"bundles,omitempty"`
 }
 
 // digestOf names a value of the history; nothing has no name.
@@ -125,7 +135,7 @@ func (h *history) take(e *work.Event) error {
 		return h.decided(e)
 	case work.PolicyDecided:
 		return h.judged(e)
-	case work.StepQueued, work.StepStarted, work.StepWaiting:
+	case work.StepQueued, work.StepStarted, work.StepWaiting, work.PolicyAsked:
 		h.step(e.Step)
 	}
 	return nil
@@ -228,6 +238,12 @@ func (h *history) judged(e *work.Event) error {
 	p := policyRecord{
 		Gate: e.Step, Allowed: d.Allowed, RulesDigest: d.RulesDigest, Input: digestOf(d.Input), Results: d.Results,
 		File: h.name("policy/", e.Step, ".json"),
+	}
+	if a := d.Engine; a != nil {
+		p.Engine = &engineRecord{a.Name, a.Path, a.DecisionID, digestOf(a.Result), a.Bundles}
+		if a.Result == nil {
+			p.Engine.Result = a.Digest
+		}
 	}
 	h.files[p.File] = e.Data
 	h.step(e.Step)

@@ -124,6 +124,8 @@ func (r *reader) policy(s *Step, n *yaml.Node) {
 	s.Spec.Policy = spec
 	for _, f := range r.fields(n, "policy") {
 		switch f.name {
+		case "engine", "path", "policy", "parameters", "onUnavailable", "ttl":
+			r.engineField(spec, f)
 		case "rules":
 			for i, e := range r.list(f.value, "rules") {
 				spec.Rules = append(spec.Rules, r.rule(e, i))
@@ -136,11 +138,12 @@ func (r *reader) policy(s *Step, n *yaml.Node) {
 		case "message":
 			s.Message = r.text(f.value, "message")
 		default:
-			r.unknown(f, "policy", []string{"rules", "failAction", "message"})
+			r.unknown(f, "policy", policyFields())
 		}
 	}
-	if len(spec.Rules) == 0 && n.Kind == yaml.MappingNode {
-		r.problem(n, "add rules: [{id: tested, require: steps.test.status == 'succeeded'}]", "the policy gate %s has no rules", quoted(s))
+	r.engineDone(s, n)
+	if spec.Engine == nil && len(spec.Rules) == 0 && n.Kind == yaml.MappingNode {
+		r.problem(n, "add rules: [{id: tested, require: steps.test.status == 'succeeded'}], or engine: and path: of a policy engine", "the policy gate %s has no rules", quoted(s))
 	}
 	seen := map[string]bool{}
 	for _, rule := range spec.Rules {

@@ -234,7 +234,7 @@ func (d *differ) added(s *work.PlanStep) {
 	case s.Kind == work.KindApproval:
 		d.say("gate", s.ID, Info, "the gate %s is new: %s", s.ID, work.Count(s.Approval.Required, "approval"))
 	case s.Kind == work.KindPolicy:
-		d.say("gate", s.ID, Info, "the gate %s is new: %s", s.ID, work.Count(len(s.Policy.Rules), "rule"))
+		d.say("gate", s.ID, Info, "the gate %s is new: %s", s.ID, asks(s.Policy))
 	case s.Kind == work.KindRun:
 		d.say("step-added", s.ID, Warning, "the step %s (%s) is new", s.ID, what(s))
 		d.reach(s.ID, &work.RunSpec{Sandbox: work.SandboxSpec{MinTier: "t2"}}, s.Run)

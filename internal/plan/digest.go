@@ -276,6 +276,11 @@ func texts(s *work.PlanStep) []sourceText {
 		for _, r := range s.Policy.Rules {
 			out = append(out, sourceText{r.Require, true})
 		}
+		if e := s.Policy.Engine; e != nil {
+			for _, name := range slices.Sorted(maps.Keys(e.Parameters)) {
+				out = append(out, sourceText{e.Parameters[name], false})
+			}
+		}
 	}
 	return out
 }

@@ -1,6 +1,7 @@
 package plan
 
 import (
+	"fmt"
 	"maps"
 	"slices"
 
@@ -46,6 +47,7 @@ func (d *differ) policy(id work.StepID, x, y *work.PolicySpec) {
 	if x.FailAction != y.FailAction {
 		d.say("gate", id, worse(y.FailAction == "continue"), "%s: when a rule fails the run goes by %q instead of %q", id, y.FailAction, x.FailAction)
 	}
+	d.engine(id, x.Engine, y.Engine)
 	pairs(x.Rules, y.Rules, func(r work.Rule) string { return r.ID },
 		func(r work.Rule) { d.say("gate", id, Info, "%s has a new rule %s: %s", id, r.ID, r.Require) },
 		func(r work.Rule) { d.say("gate", id, Danger, "%s has no rule %s any more (%s)", id, r.ID, r.Require) },
@@ -59,6 +61,29 @@ func (d *differ) policy(id work.StepID, x, y *work.PolicySpec) {
 		})
 	if len(x.Rules) == len(y.Rules) && !slices.EqualFunc(x.Rules, y.Rules, func(a, b work.Rule) bool { return a.ID == b.ID }) {
 		d.say("gate", id, Info, "%s has its rules in another order", id)
+	}
+}
+
+// engine compares which policy engine is asked, and what.
+func (d *differ) engine(id work.StepID, x, y *work.EngineSpec) {
+	switch {
+	case x == nil && y == nil:
+		return
+	case x == nil:
+		d.say("gate", id, Info, "%s asks the policy engine %s for %s", id, y.Name, y.Path)
+		return
+	case y == nil:
+		d.say("gate", id, Danger, "%s does not ask the policy engine %s any more", id, x.Name)
+		return
+	}
+	if x.Name != y.Name || x.Path != y.Path {
+		d.say("gate", id, Danger, "%s asks %s for %s instead of %s for %s", id, y.Name, y.Path, x.Name, x.Path)
+	}
+	if !maps.Equal(x.Parameters, y.Parameters) {
+		d.say("gate", id, Warning, "%s asks with other parameters", id)
+	}
+	if x.OnUnavailable != y.OnUnavailable || x.TTLMs != y.TTLMs {
+		d.say("gate", id, Info, "%s waits otherwise while the policy engine gives no answer", id)
 	}
 }
 
@@ -135,4 +160,12 @@ func pairs[T any](x, y []T, name func(T) string, added, removed func(T), both fu
 			both(a, b)
 		}
 	}
+}
+
+// asks says what opens a policy gate.
+func asks(p *work.PolicySpec) string {
+	if p.Engine != nil {
+		return fmt.Sprintf("it asks the policy engine %s for %s", p.Engine.Name, p.Engine.Path)
+	}
+	return work.Count(len(p.Rules), "rule")
 }

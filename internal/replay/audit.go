@@ -119,7 +119,7 @@ func (a *auditor) driver(row *work.Step, spec *work.PlanStep) {
 			ok = !queue && !lease && !timer && spec.Kind.Container() && row.Open > 0
 		}
 	case work.Waiting:
-		ok = !queue && !lease && timer && spec.Kind == work.KindApproval
+		ok = !queue && !lease && timer && (spec.Kind == work.KindApproval || spec.Kind == work.KindPolicy && spec.Policy.Engine != nil)
 	case work.Retrying:
 		ok = !queue && !lease && timer && spec.Kind == work.KindRun
 	default:

@@ -44,6 +44,21 @@ func (r *replayer) stimulate(e *work.Event) error {
 			return err
 		}
 		return engine.Decide(r.graph, r.history, e.Time, d)
+	case work.PolicyDecided:
+		var d work.PolicyData
+		if err := read(e, &d); err != nil {
+			return err
+		}
+		if d.Engine == nil {
+			return fmt.Errorf("the engine does not decide %s here", e.Type)
+		}
+		return engine.Rule(r.graph, r.history, e.Time, e.Step, *d.Engine)
+	case work.PolicyUnavailable:
+		var d work.ReasonData
+		if err := read(e, &d); err != nil {
+			return err
+		}
+		return engine.Unanswered(r.graph, r.history, e.Time, e.Step, d.Reason.Message)
 	default:
 		return fmt.Errorf("the engine does not decide %s here", e.Type)
 	}

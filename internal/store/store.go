@@ -150,12 +150,34 @@ type Submitted struct {
 	Err     error
 }
 
-// DecideCommand is a decision for a run.
+// DecideCommand is a decision for a run: of a person, or with Ruling of a policy engine.
 type DecideCommand struct {
 	Tenant   work.Tenant
 	Run      work.RunID
 	Decision work.Decision
+	Ruling   *Ruling
 }
+
+// Ruling is what a policy engine answered, or why it did not.
+type Ruling struct {
+	Gate        work.StepID
+	Answer      *work.EngineAnswer
+	Unavailable string // without an answer
+}
+
+// AskKind is the kind of records, of the installation, that name the gates which wait for a policy engine. The store writes and deletes
+// them with the gates.
+const AskKind = "ask"
+
+// Ask names one such gate. It is the document of the record.
+type Ask struct {
+	Tenant work.Tenant `json:"tenant"`
+	Run    work.RunID  `json:"run"`
+	Gate   work.StepID `json:"gate"`
+}
+
+// ID is the id of its record.
+func (a Ask) ID() string { return string(a.Tenant) + "/" + string(a.Run) + "/" + string(a.Gate) }
 
 // ControlCommand changes how a run goes on. Verb is cancel, pause or resume.
 type ControlCommand struct {

@@ -38,7 +38,9 @@ func Runsc(t testing.TB) string {
 func Prebuild() error {
 	_, err := built(gateway, gatewayVersion)
 	_, err2 := built(runsc, runscVersion)
-	return errors.Join(err, err2)
+	_, err3 := built(opa, opaVersion)
+	_, err4 := installProvider()
+	return errors.Join(err, err2, err3, err4)
 }
 
 // built returns the path of a program from the module proxy. Any number of processes may ask for it at once: one builds, the others wait.

@@ -126,7 +126,27 @@ type policyLine struct {
 	RulesDigest work.Digest       `json:"rulesDigest"`
 	Input       work.Digest       `json:"input"`
 	Results     []work.RuleResult `json:"results"`
+	Engine      *engineLine       `json:"engine,omitempty"`
 	File        string            `json:"file"`
+}
+
+type engineLine struct {
+	Name       string              `json:"name"`
+	Path       string              `json:"path"`
+	DecisionID string              `json:"decisionId,omitempty"`
+	Result     work.Digest         `json:"result,omitempty"`
+	Bundles    []work.PolicyBundle `json:"bundles,omitempty"`
+}
+
+func engineOf(a *work.EngineAnswer) *engineLine {
+	if a == nil {
+		return nil
+	}
+	l := &engineLine{a.Name, a.Path, a.DecisionID, a.Digest, a.Bundles}
+	if a.Result != nil {
+		l.Result = named(a.Result)
+	}
+	return l
 }
 
 type ledgerLine struct {
@@ -292,7 +312,7 @@ func (b *bundle) decisions() (approvals []approvalLine, policies []policyLine) {
 			p := s.policies[at[s.id]]
 			at[s.id]++
 			policies = append(policies, policyLine{
-				s.id, p.Allowed, p.RulesDigest, named(p.Input), p.Results, fmt.Sprintf("policy/%s.%d.json", stepFile(s.id), at[s.id]),
+				s.id, p.Allowed, p.RulesDigest, named(p.Input), p.Results, engineOf(p.Engine), fmt.Sprintf("policy/%s.%d.json", stepFile(s.id), at[s.id]),
 			})
 		}
 	}

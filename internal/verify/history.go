@@ -104,6 +104,7 @@ type step struct {
 	inside   int // open children
 	attempts []*attempt
 	waiting  *work.WaitingData
+	asked    *work.AskedData
 	answers  []answer
 	policies []ruling
 	carried  *work.CarriedData

@@ -195,6 +195,7 @@ func (b *bundle) checkPolicies() (string, error) {
 		return "", absent("it takes the history to know what was decided")
 	}
 	used := map[string]bool{}
+	var engines []string
 	allowed := 0
 	for _, s := range b.hist.steps {
 		for i, p := range s.policies {
@@ -210,6 +211,9 @@ func (b *bundle) checkPolicies() (string, error) {
 			if err := judgeAgain(s.spec.Policy, &p.PolicyData); err != nil {
 				return "", fault.Wrap(fault.Unverified, err, "%s", name)
 			}
+			if p.Engine != nil {
+				engines = append(engines, by(p.Engine))
+			}
 			if p.Allowed {
 				allowed++
 			}
@@ -218,7 +222,14 @@ func (b *bundle) checkPolicies() (string, error) {
 	if err := b.onlyThese("policy/", used); err != nil {
 		return "", err
 	}
-	return fmt.Sprintf("%s, %d allowed; the rules give the same answers again", work.Count(len(used), "decision"), allowed), nil
+	text := fmt.Sprintf("%s, %d allowed", work.Count(len(used), "decision"), allowed)
+	if len(engines) < len(used) || len(used) == 0 {
+		text += "; the rules give the same answers again"
+	}
+	if len(engines) > 0 {
+		text += "; answers as recorded: " + strings.Join(engines, "; ")
+	}
+	return text, nil
 }
 
 // onlyThese sees that a folder holds nothing that no check has looked at.

@@ -45,8 +45,15 @@ func (h *history) takeStep(s *step, e *work.Event) error {
 		return err
 	case work.StepWaiting, work.GateDecided:
 		return h.takeGate(s, e)
+	case work.PolicyAsked:
+		return h.takeAsked(s, e)
 	case work.PolicyDecided:
 		return h.takePolicy(s, e)
+	case work.PolicyUnavailable:
+		if s.asked == nil {
+			return fault.New(fault.Unverified, "no policy engine was asked")
+		}
+		return decode(e, new(work.ReasonData))
 	case work.StepCarried:
 		return h.takeCarried(s, e)
 	case work.StepClaimed, work.StepAcked, work.StepReported, work.StepRevoked:
@@ -250,8 +257,19 @@ func (h *history) takePolicy(s *step, e *work.Event) error {
 		return err
 	}
 	rules, _, err := canonical.DigestOf(s.spec.Policy)
-	if err != nil || rules != r.RulesDigest || len(r.Results) != len(s.spec.Policy.Rules) {
+	want := len(s.spec.Policy.Rules)
+	if s.spec.Policy.Engine != nil {
+		want = 1
+	}
+	if err != nil || rules != r.RulesDigest || len(r.Results) != want || (r.Engine != nil) != (s.spec.Policy.Engine != nil) {
 		return fault.New(fault.Unverified, "it was judged by other rules than the plan's")
+	}
+	if s.spec.Policy.Engine != nil {
+		if err := s.answered(&r.PolicyData, e.Time); err != nil {
+			return err
+		}
+		s.policies = append(s.policies, r)
+		return nil
 	}
 	all := true
 	for i, result := range r.Results {

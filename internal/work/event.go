@@ -36,6 +36,8 @@ const (
 	StepRevoked    EventType = "step.revoked"     // RevokedData: the lease ended without a report
 	StepDue        EventType = "step.due"         // none: retry, gate expiry or deadline
 	GateDecided    EventType = "gate.decided"     // Decision
+
+	PolicyUnavailable EventType = "policy.unavailable" // ReasonData: a policy engine gave no answer
 )
 
 // Decisions: what the engine made of it.
@@ -52,7 +54,8 @@ const (
 	StepEnded       EventType = "step.ended"        // EndedData
 	StepCarried     EventType = "step.carried"      // CarriedData: taken over from an earlier run
 	StepCancelAsked EventType = "step.cancel-asked" // none: the worker will be told
-	PolicyDecided   EventType = "policy.decided"    // PolicyData
+	PolicyAsked     EventType = "policy.asked"      // AskedData: a gate waits for a policy engine
+	PolicyDecided   EventType = "policy.decided"    // PolicyData; a stimulus where an engine has answered
 )
 
 // SubmittedData opens a history.
@@ -200,12 +203,39 @@ type CarriedData struct {
 	Artifacts []Artifact      `json:"artifacts,omitempty"`
 }
 
-// PolicyData is what the rules of a policy gate said.
+// PolicyData is what the rules of a policy gate said, or its policy engine.
 type PolicyData struct {
 	RulesDigest Digest          `json:"rulesDigest"`
 	Input       json.RawMessage `json:"input"`
 	Allowed     bool            `json:"allowed"`
 	Results     []RuleResult    `json:"results"`
+	Engine      *EngineAnswer   `json:"engine,omitempty"`
+}
+
+// AskedData is a question to a policy engine. The input itself comes with the answer.
+type AskedData struct {
+	Engine  string `json:"engine"`
+	Path    string `json:"path"`
+	Input   Digest `json:"input"`
+	Expires Time   `json:"expires"`
+}
+
+// EngineAnswer is what a policy engine answered, as it said it.
+type EngineAnswer struct {
+	Name       string          `json:"name"`
+	Path       string          `json:"path"`
+	Input      Digest          `json:"input"`                  // of what it was asked about
+	Result     json.RawMessage `json:"result,omitempty"`       // nothing where the policy has no result
+	Digest     Digest          `json:"resultDigest,omitempty"` // of the bytes that it sent, where they cannot stand in a history
+	DecisionID string          `json:"decisionId,omitempty"`   // in the decision log of the engine
+	Version    string          `json:"version,omitempty"`      // of the engine
+	Bundles    []PolicyBundle  `json:"bundles,omitempty"`      // sorted by name
+}
+
+// PolicyBundle is a set of policies that an engine decided by.
+type PolicyBundle struct {
+	Name     string `json:"name"`
+	Revision string `json:"revision"`
 }
 
 // RuleResult is the answer of one rule.

@@ -217,10 +217,21 @@ type ApprovalSpec struct {
 	AllowSubmitter bool     `json:"allowSubmitter,omitempty"`
 }
 
-// PolicySpec is a gate that rules open. Every rule is an expression that must be true.
+// PolicySpec is a gate that rules open, or a policy engine elsewhere. Every rule is an expression that must be true.
 type PolicySpec struct {
-	Rules      []Rule `json:"rules"`
-	FailAction string `json:"failAction"` // halt or continue
+	Rules      []Rule      `json:"rules,omitempty"`
+	Engine     *EngineSpec `json:"engine,omitempty"`
+	FailAction string      `json:"failAction"` // halt or continue
+}
+
+// EngineSpec is a question to a policy engine. Where it is reached is no matter of a pack: whoever runs the server or the command line
+// has engines by name.
+type EngineSpec struct {
+	Name          string            `json:"name"`
+	Path          string            `json:"path"`                 // of the decision, words with slashes between them
+	Parameters    map[string]string `json:"parameters,omitempty"` // templates; part of the input of the decision
+	OnUnavailable string            `json:"onUnavailable"`        // wait or fail, while the engine gives no answer
+	TTLMs         int64             `json:"ttlMs"`                // how long the gate waits at most
 }
 
 // Rule is one rule of a policy gate.

@@ -95,6 +95,7 @@ const (
 	WaitsForParallelism ReasonCode = "WAITS_FOR_PARALLELISM" // maxParallel of the run or block
 	WaitsForConcurrency ReasonCode = "WAITS_FOR_CONCURRENCY" // a concurrency key is full
 	WaitsForApproval    ReasonCode = "WAITS_FOR_APPROVAL"
+	WaitsForPolicy      ReasonCode = "WAITS_FOR_POLICY" // a policy engine has not answered
 	WaitsForRetry       ReasonCode = "WAITS_FOR_RETRY"
 	WaitsForResume      ReasonCode = "WAITS_FOR_RESUME" // paused by a person: the run, or its pack, queue or tenant
 	WaitsForTime        ReasonCode = "WAITS_FOR_TIME"   // not before a time
@@ -117,6 +118,7 @@ const (
 	EndedByRejection    ReasonCode = "REJECTED"
 	EndedByExpiry       ReasonCode = "EXPIRED"
 	EndedByPolicy       ReasonCode = "POLICY"
+	PolicyUnanswered    ReasonCode = "POLICY_UNAVAILABLE"
 	EndedByExpression   ReasonCode = "EXPRESSION"
 	EndedByOutput       ReasonCode = "OUTPUT" // a declared output is missing or wrong
 	EndedByInput        ReasonCode = "INPUT"  // something the step needs could not be put in place

@@ -14,7 +14,7 @@ var eventTypes = [...]work.EventType{
 	work.StepClaimed, work.StepAcked, work.StepReported, work.StepRevoked, work.StepDue, work.GateDecided,
 	work.RunQueued, work.RunStarted, work.RunStopping, work.RunEnded,
 	work.StepQueued, work.StepStarted, work.StepExpanded, work.StepWaiting, work.StepRetrying, work.StepEnded,
-	work.StepCarried, work.StepCancelAsked, work.PolicyDecided,
+	work.StepCarried, work.StepCancelAsked, work.PolicyDecided, work.PolicyAsked, work.PolicyUnavailable,
 }
 
 // What the byte before each event says.

@@ -2,6 +2,7 @@ package kernel
 
 import (
 	"context"
+	"encoding/json"
 
 	"orrery.example/orrery/internal/engine"
 	"orrery.example/orrery/internal/fault"
@@ -136,18 +137,58 @@ const DocumentRequest = "request"
 
 // Decide implements store.Runs.
 func (s *Store) Decide(ctx context.Context, batch []store.DecideCommand) []error {
-	needs := needSteps(batch, func(c *store.DecideCommand) StepRef { return StepRef{c.Tenant, c.Run, c.Decision.Gate} })
+	needs := needSteps(batch, func(c *store.DecideCommand) StepRef {
+		if c.Ruling != nil {
+			return StepRef{c.Tenant, c.Run, c.Ruling.Gate}
+		}
+		return StepRef{c.Tenant, c.Run, c.Decision.Gate}
+	})
 	return s.each(ctx, needs, len(batch), func(u *unit, i int) error {
 		c := &batch[i]
 		h, err := u.open(c.Tenant, c.Run)
 		if err != nil {
 			return err
 		}
+		if c.Ruling != nil {
+			return rule(h, u.now, c.Ruling)
+		}
 		if err := admissible(&c.Decision); err != nil {
 			return err
 		}
 		return engine.Decide(h.graph, h, u.now, c.Decision)
 	})
+}
+
+func rule(h *hot, now work.Time, r *store.Ruling) error {
+	if err := admissible(r); err != nil {
+		return err
+	}
+	if r.Answer == nil {
+		return engine.Unanswered(h.graph, h, now, r.Gate, r.Unavailable)
+	}
+	return engine.Rule(h.graph, h, now, r.Gate, *r.Answer)
+}
+
+// asks keeps the record that a gate waits for a policy engine, for as long as it does.
+func (u *unit) asks(row *work.Step, g *engine.Graph) error {
+	waits := row.State == work.Waiting && row.Reason.Code == work.WaitsForPolicy
+	if !waits {
+		if row.Inputs == nil || !row.State.Terminal() {
+			return nil
+		}
+		if spec := g.Spec(row.ID); spec == nil || spec.Policy == nil {
+			return nil
+		}
+	}
+	ask := store.Ask{Tenant: row.Tenant, Run: row.Run, Gate: row.ID}
+	if !waits {
+		return u.tx.DeleteRecord(store.Installation, store.AskKind, ask.ID())
+	}
+	doc, err := json.Marshal(ask)
+	if err != nil {
+		return fault.Wrap(fault.Internal, err, "a question to a policy engine")
+	}
+	return u.tx.PutRecord(store.Record{Tenant: store.Installation, Kind: store.AskKind, ID: ask.ID(), Version: 1, Doc: doc})
 }
 
 // Control implements store.Runs.

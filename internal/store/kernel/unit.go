@@ -296,6 +296,9 @@ func (u *unit) flushRun(h *hot) error {
 		if err := u.tx.PutStep(s.row); err != nil {
 			return err
 		}
+		if err := u.asks(s.row, h.graph); err != nil {
+			return err
+		}
 		if s.row.State == work.Dead {
 			if err := u.tx.PutDeadLetter(deadLetter(h.run, s.row)); err != nil {
 				return err

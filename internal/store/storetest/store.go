@@ -30,7 +30,7 @@ func Run(t *testing.T, h Harness) {
 		name string
 		run  func(*rig)
 	}{
-		{"Submit", testSubmit}, {"Chain", testChain}, {"Concurrency", testConcurrency}, {"Gate", testGate}, {"Control", testControl},
+		{"Submit", testSubmit}, {"Chain", testChain}, {"Concurrency", testConcurrency}, {"Gate", testGate}, {"PolicyEngine", testPolicyEngine}, {"Control", testControl},
 		{"Retry", testRetry}, {"DeadLetter", testDeadLetter}, {"Sessions", testSessions}, {"Deadline", testDeadline},
 		{"RunTimeout", testRunTimeout}, {"Recover", testRecover}, {"Lines", testLines}, {"Attach", testAttach}, {"Cache", testCache},
 		{"Find", testFind}, {"Log", testLog}, {"Watch", testWatch}, {"Claim", testClaim}, {"Resync", testResync},
