@@ -291,10 +291,21 @@ func (a *attempt) runProcess(ctx context.Context) {
 		// The sandbox starts in the workspace; the step asked for a folder below it.
 		argv = append([]string{"/bin/sh", "-c", `cd "$1" && shift && exec "$@"`, "sh", a.spec.Dir}, argv...)
 	}
-	res, err := a.w.Sandbox.Run(ctx, sandbox.Spec{
+	spec := sandbox.Spec{
 		Name: string(a.grant.Step), Command: argv, Env: a.environment(), Dir: dir, Policy: a.policy(),
 		Stdout: a.lines.stream("step.stdout", "info"), Stderr: a.lines.stream("step.stderr", "warn"),
+	}
+	var res sandbox.Result
+	var after error // of a step that was started: it is not started again
+	err := a.patiently(ctx, func() (err error) {
+		if res, err = a.w.Sandbox.Run(ctx, spec); res.Cause != "" {
+			after, err = err, nil
+		}
+		return err
 	})
+	if err == nil {
+		err = after
+	}
 	if err != nil {
 		code, class := work.EndedBySandbox, "sandbox"
 		if fault.CodeOf(err) == fault.SandboxUnavailable {

@@ -42,6 +42,7 @@ type found struct {
 	at      time.Time
 	program *program // nil when there is none
 	layer   sandbox.Layer
+	short   error // the machine had run out of something, so nothing is known
 }
 
 // New returns the driver of all tiers. The walls are those of tiers 0 to 2, and stand around the second kernel, too.
@@ -92,10 +93,13 @@ func (d *Driver) try(ctx context.Context, walls sandbox.Capability) *found {
 		f.layer.Detail = "withheld by configuration"
 	} else if p, err := d.start(ctx); err != nil {
 		f.layer.Detail = err.Error()
+		if fault.CodeOf(fault.Wrap(fault.Sandbox, err, "")) == fault.Exhausted {
+			f.short = fault.Wrap(fault.Sandbox, err, "the second kernel cannot be tried")
+		}
 	} else {
 		f.program, f.layer.Available, f.layer.Detail = p, true, p.detail
 	}
-	if ctx.Err() == nil {
+	if ctx.Err() == nil && f.short == nil && walls.Tier >= sandbox.T2 {
 		d.found = f
 	}
 	d.config.Logger.Info("second kernel probed", "available", f.layer.Available, "detail", f.layer.Detail)
@@ -127,6 +131,9 @@ func (d *Driver) Run(ctx context.Context, spec sandbox.Spec) (sandbox.Result, er
 	f := d.try(ctx, walls)
 	if err := ctx.Err(); err != nil {
 		return sandbox.Result{}, fault.Wrap(fault.Interrupted, err, "the step was not started")
+	}
+	if f.short != nil {
+		return sandbox.Result{}, f.short
 	}
 	if f.program == nil {
 		if walls.Tier < sandbox.T2 {

@@ -29,6 +29,8 @@ func TestMain(m *testing.M) {
 		os.Exit(sandboxtest.Payload(os.Args))
 	case len(os.Args) > 2 && os.Args[1] == workerMark:
 		os.Exit(doomedWorker(os.Args[2:]))
+	case len(os.Args) > 2 && os.Args[1] == fewFilesMark:
+		os.Exit(fewFiles(os.Args[2]))
 	}
 	os.Exit(m.Run())
 }

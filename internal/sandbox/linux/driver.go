@@ -77,13 +77,14 @@ func (c Config) validate() error {
 
 // Driver implements sandbox.Driver. Make one with New.
 type Driver struct {
-	config  Config
-	root    bool
-	base    []shim.Mount
-	filters map[sandbox.Tier]seccomp.Program
-	ids     *idPool
-	groups  atomic.Int64 // numbers the groups of this process
-	buffers sync.Pool    // *[]byte of outputChunk, for reading output
+	config   Config
+	root     bool  // steps get host users of their own
+	confined error // why steps cannot be given a user, although this one is root
+	base     []shim.Mount
+	filters  map[sandbox.Tier]seccomp.Program
+	ids      *idPool
+	groups   atomic.Int64 // numbers the groups of this process
+	buffers  sync.Pool    // *[]byte of outputChunk, for reading output
 
 	mu       sync.Mutex
 	found    sandbox.Capability
@@ -97,7 +98,10 @@ func New(config Config) (*Driver, error) {
 	if err := config.validate(); err != nil {
 		return nil, err
 	}
-	d := &Driver{config: config, root: os.Geteuid() == 0, ids: newIDPool(config.HostIDs, hostIDCount)}
+	d := &Driver{config: config, ids: newIDPool(config.HostIDs, hostIDCount)}
+	if os.Geteuid() == 0 {
+		d.root, d.confined = standing(config.HostIDs)
+	}
 	d.filters = map[sandbox.Tier]seccomp.Program{}
 	for tier, sockets := range map[sandbox.Tier]seccomp.Sockets{sandbox.T1: seccomp.PairsOnly, sandbox.T2: seccomp.InternetAndUnix} {
 		filter, err := seccomp.Compile(sockets)
@@ -156,9 +160,12 @@ func withDefaults(l sandbox.Limits) (sandbox.Limits, error) {
 
 // choose picks the strongest tier this machine has for a policy, or refuses and names the layer that is missing.
 func (d *Driver) choose(ctx context.Context, policy sandbox.Policy) (sandbox.Tier, error) {
-	found := d.Probe(ctx)
+	found, short := d.probe(ctx)
 	if err := ctx.Err(); err != nil {
 		return 0, fault.Wrap(fault.Interrupted, err, "the step was not started")
+	}
+	if short != nil {
+		return 0, short
 	}
 	if policy.MinTier < sandbox.T0 || policy.MinTier > sandbox.T3 {
 		return 0, fault.New(fault.Invalid, "there is no sandbox tier %d", policy.MinTier)

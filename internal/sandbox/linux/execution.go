@@ -73,6 +73,16 @@ type stageFailure struct {
 	errno       syscall.Errno
 }
 
+func (f *stageFailure) Error() string { return f.text }
+
+// Unwrap tells what the machine has run out of, if that is why.
+func (f *stageFailure) Unwrap() error {
+	if f.errno == 0 {
+		return nil
+	}
+	return f.errno
+}
+
 // verdict is why the worker ended the step, if it did.
 type verdict struct {
 	cause sandbox.Cause
@@ -201,6 +211,10 @@ func (x *execution) listen(control *net.UnixConn, proxy *egress.Proxy) ending {
 	buf, oob := make([]byte, 4096), make([]byte, unix.CmsgSpace(4))
 	for {
 		n, on, _, _, err := control.ReadMsgUnix(buf, oob)
+		if errors.Is(err, unix.ECONNRESET) {
+			// The shim ended before it had read everything. The kernel tells that first, once, and then what the shim had said.
+			n, on, _, _, err = control.ReadMsgUnix(buf, oob)
+		}
 		if err != nil || n == 0 {
 			return e
 		}
@@ -305,7 +319,7 @@ func (x *execution) broken(f *stageFailure) error {
 		return fault.New(fault.Invalid, "step %s: %s cannot be executed: %s", x.spec.Name, x.spec.Command[0], cause).
 			WithHint("the command is looked up in the step's own PATH, among the base system and the read-only paths of its policy")
 	}
-	return fault.New(fault.Sandbox, "step %s: the sandbox could not be built: %s", x.spec.Name, f.text)
+	return fault.Wrap(fault.Sandbox, f, "step %s: the sandbox could not be built", x.spec.Name)
 }
 
 func (x *execution) limitOf(told ending, exceeded string, code int) string {

@@ -69,9 +69,12 @@ func (d *Driver) RunGuest(ctx context.Context, spec sandbox.Spec, g Guest) (sand
 
 // walls reports the first layer of tier 3, beside the second kernel, that the machine does not have.
 func (d *Driver) walls(ctx context.Context) error {
-	found := d.Probe(ctx)
+	found, short := d.probe(ctx)
 	if err := ctx.Err(); err != nil {
 		return fault.Wrap(fault.Interrupted, err, "the step was not started")
+	}
+	if short != nil {
+		return short
 	}
 	if missing := missingLayer(found, sandbox.T3); missing != LayerGVisor {
 		return Lacks(found, sandbox.T3, missing)

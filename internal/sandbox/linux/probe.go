@@ -2,6 +2,7 @@ package linux
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"slices"
@@ -9,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"orrery.example/orrery/internal/fault"
 	"orrery.example/orrery/internal/sandbox"
 	"orrery.example/orrery/internal/sandbox/linux/shim"
 )
@@ -89,18 +91,28 @@ func missingLayer(found sandbox.Capability, tier sandbox.Tier) string {
 
 // Probe implements sandbox.Driver. An answer is kept for an hour.
 func (d *Driver) Probe(ctx context.Context) sandbox.Capability {
+	found, _ := d.probe(ctx)
+	return found
+}
+
+// probe tries every layer. An error says that the machine has run out of something, files for example: then nothing is known about the layers,
+// and they are tried again the next time.
+func (d *Driver) probe(ctx context.Context) (sandbox.Capability, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if !d.foundAt.IsZero() && time.Since(d.foundAt) < probeValidity {
-		return d.found
+		return d.found, nil
 	}
-	found := sandbox.Capability{}
+	found, short := sandbox.Capability{}, error(nil)
 	for _, try := range d.trials() {
 		layer := sandbox.Layer{Name: try.layer}
 		if slices.Contains(d.config.Disable, try.layer) {
 			layer.Detail = "withheld by configuration"
 		} else if detail, err := try.attempt(ctx); err != nil {
 			layer.Detail = err.Error() + try.remedy
+			if err := fault.Wrap(fault.Sandbox, err, "the layer %s of the sandbox cannot be tried", try.layer); fault.CodeOf(err) == fault.Exhausted {
+				short, layer.Detail = err, "not tried: "+text(err)
+			}
 		} else {
 			layer.Available, layer.Detail = true, detail
 		}
@@ -116,11 +128,20 @@ func (d *Driver) Probe(ctx context.Context) sandbox.Capability {
 	if found.Tier == sandbox.T0 && !d.config.AllowUnsandboxed {
 		found.Label = "none"
 	}
-	if ctx.Err() == nil { // an interrupted probe proves nothing
+	if ctx.Err() == nil && short == nil { // an interrupted probe proves nothing
 		d.found, d.foundAt = found, time.Now()
 	}
 	d.config.Logger.Info("sandbox probed", "tier", found.Tier, "label", found.Label)
-	return found
+	return found, short
+}
+
+// text is an error with what to do about it.
+func text(err error) string {
+	var e *fault.Error
+	if errors.As(err, &e) && e.Hint != "" {
+		return err.Error() + "; " + e.Hint
+	}
+	return err.Error()
 }
 
 // trial is the attempt to use one layer.
@@ -133,6 +154,10 @@ type trial struct {
 func (d *Driver) trials() []trial {
 	var all []trial
 	for _, n := range namespaces() {
+		if d.confined != nil {
+			all = append(all, trial{n.layer, func(context.Context) (string, error) { return "", d.confined }, ""})
+			continue
+		}
 		all = append(all, trial{n.layer, func(ctx context.Context) (string, error) {
 			return "created", d.tryNamespaces(ctx, unix.CLONE_NEWUSER|n.flag)
 		}, "; check user.max_user_namespaces, kernel.unprivileged_userns_clone and kernel.apparmor_restrict_unprivileged_userns"})

@@ -1,6 +1,7 @@
 package shim
 
 import (
+	"errors"
 	"fmt"
 	"path"
 	"strconv"
@@ -51,8 +52,8 @@ func (s *shim) privateRoot() error {
 	if err != nil {
 		return at("tmpfs", err)
 	}
-	// Any folder that surely exists will do: the old tree is thrown away.
-	if err := unix.MoveMount(root, "", unix.AT_FDCWD, "/usr", unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
+	// A folder that exists and has nothing that a step could be shown: the old tree is thrown away.
+	if err := unix.MoveMount(root, "", unix.AT_FDCWD, "/proc", unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
 		return at("root", err)
 	}
 	place := "/tmp"
@@ -88,6 +89,11 @@ func (s *shim) furnish(root, proc int) error {
 			err = plant(root, m.Target, func(name string) error { return writeFile(root, name, m.Source) })
 		default:
 			err = attach(root, m.FD, m.Target)
+			for try := 0; try < replacements && errors.Is(err, unix.ENOENT); try++ {
+				if m.FD, err = CloneTree(m.Source, m.Kind); err == nil {
+					err = attach(root, m.FD, m.Target)
+				}
+			}
 		}
 		if err != nil {
 			return err
@@ -113,9 +119,16 @@ func enter(root int) error {
 	return unix.MountSetattr(root, "", unix.AT_EMPTY_PATH, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV})
 }
 
-// cloneTree takes a detached copy of the tree at a host path, with what a step may not do there already switched off.
+// replacements is how often a file may be replaced while it is bound. What was found is gone then, and cannot be mounted; what has come in its
+// place can.
+const replacements = 20
+
+// CloneTree takes a detached copy of the tree at a host path, with what a step may not do there already switched off.
 func CloneTree(source string, kind int) (int, error) {
-	fd, err := unix.OpenTree(unix.AT_FDCWD, source, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_RECURSIVE)
+	fd, err := -1, error(unix.ENOENT)
+	for try := 0; try < replacements && err == unix.ENOENT; try++ {
+		fd, err = unix.OpenTree(unix.AT_FDCWD, source, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_RECURSIVE)
+	}
 	if err != nil {
 		return -1, fmt.Errorf("open_tree %s: %w", source, err)
 	}
