@@ -143,7 +143,7 @@ func TestMappedRoot(t *testing.T) {
 		cmd.Dir, cmd.Env = dir, []string{"TMPDIR=" + dir, "PATH=/usr/bin:/bin"}
 		one := []syscall.SysProcIDMap{{ContainerID: 0, HostID: outside, Size: 1}}
 		cmd.SysProcAttr = &syscall.SysProcAttr{
-			Cloneflags: syscall.CLONE_NEWUSER | syscall.CLONE_NEWNET, UidMappings: one, GidMappings: one, Credential: &syscall.Credential{NoSetGroups: true},
+			Cloneflags: syscall.CLONE_NEWUSER, UidMappings: one, GidMappings: one, Credential: &syscall.Credential{NoSetGroups: true},
 		}
 		out, err := cmd.CombinedOutput()
 		return string(out), err

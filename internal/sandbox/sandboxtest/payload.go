@@ -37,7 +37,8 @@ func Payload(argv []string) int {
 		fmt.Println("unknown payload", argv[2])
 		return 99
 	}
-	return action(args)
+	syscall.Exit(action(args)) // os.Exit would first end a race detector, which takes it a second
+	return 99
 }
 
 func number(s string) int {

@@ -128,6 +128,6 @@ func (s *shim) weigh() {
 	}
 	if used, err := strconv.Atoi(strings.TrimSpace(string(text))); err == nil && used > s.order.MemoryBytes {
 		s.send([]byte{MsgExceeded})
-		os.Exit(128 + int(unix.SIGKILL))
+		syscall.Exit(128 + int(unix.SIGKILL))
 	}
 }

@@ -199,7 +199,7 @@ func (s *shim) obey() {
 	case err == nil && n == 1 && b[0] == MsgTerminate:
 		s.signalTree(unix.SIGTERM)
 	case s.alone():
-		os.Exit(128 + int(unix.SIGKILL))
+		syscall.Exit(128 + int(unix.SIGKILL))
 	default:
 		s.signalTree(unix.SIGKILL)
 	}
