@@ -63,11 +63,15 @@ func (b *bundle) checkValues() (string, error) {
 	if err := b.onlyThese(outputs, used); err != nil {
 		return "", err
 	}
-	connections, err := b.checkEgress()
+	connections, refused, err := b.checkEgress()
 	if err != nil {
 		return "", err
 	}
-	return fmt.Sprintf("%s, the bytes of %d are here; %s", work.Count(len(doc.Files), "output"), len(used), work.Count(connections, "connection attempt")), nil
+	attempts := work.Count(connections, "connection attempt")
+	if refused > 0 {
+		attempts += fmt.Sprintf(", %d refused", refused)
+	}
+	return fmt.Sprintf("%s, the bytes of %d are here; %s", work.Count(len(doc.Files), "output"), len(used), attempts), nil
 }
 
 func (b *bundle) equals(name string, want any) error {
@@ -81,10 +85,10 @@ func (b *bundle) equals(name string, want any) error {
 	return nil
 }
 
-func (b *bundle) checkEgress() (n int, err error) {
+func (b *bundle) checkEgress() (n, refused int, err error) {
 	raw, err := b.file("egress.ndjson")
 	if err != nil {
-		return 0, err
+		return 0, 0, err
 	}
 	var expected []byte
 	for _, e := range b.timeline {
@@ -95,21 +99,30 @@ func (b *bundle) checkEgress() (n int, err error) {
 			Egress []json.RawMessage `json:"egress"`
 		}
 		if err := json.Unmarshal(e.Data, &d); err != nil {
-			return 0, wrong("the connections of attempt %d of %q are no list", e.Attempt, e.Step)
+			return 0, 0, wrong("the connections of attempt %d of %q are no list", e.Attempt, e.Step)
 		}
 		for _, one := range d.Egress {
 			line, err := canonical.Marshal(map[string]any{"step": e.Step, "attempt": e.Attempt, "record": one})
 			if err != nil {
-				return 0, wrong("a connection of %q has no canonical form", e.Step)
+				return 0, 0, wrong("a connection of %q has no canonical form", e.Step)
 			}
 			expected = append(append(expected, line...), '\n')
 			n++
+			var record struct {
+				Decision string `json:"decision"`
+			}
+			if err := json.Unmarshal(one, &record); err != nil {
+				return 0, 0, wrong("a connection of %q is no record", e.Step)
+			}
+			if record.Decision == "refused" {
+				refused++
+			}
 		}
 	}
 	if !bytes.Equal(raw, expected) {
-		return 0, wrong("egress.ndjson says something else than the history")
+		return 0, 0, wrong("egress.ndjson says something else than the history")
 	}
-	return n, nil
+	return n, refused, nil
 }
 
 func (b *bundle) position() (ledger.Position, error) {
