@@ -62,10 +62,11 @@ demo: build ## show the product on examples
 docs: ## write what is generated: the list of packages, the reference of commands
 	go test ./internal/arch -run '^TestArchitecture$$' -write
 	go test ./internal/cli -run '^TestReference$$' -update
+	go test ./internal/metric -run '^TestReference$$' -update
 
 docs-check: ## check links, what is generated, and every command that the documents show
 	go test ./internal/arch -run '^TestArchitecture$$|^TestTree$$/^(link|adr|word)$$'
-	go test ./internal/cli -run '^TestReference$$'
+	go test ./internal/cli ./internal/metric -run '^TestReference$$'
 	go test ./test/blackbox -run '^TestDocuments$$|^TestExitCodes$$'
 
 clean: ## remove what was built
