@@ -17,6 +17,8 @@ type Run struct {
 	RetryOf      string            `json:"retryOf,omitempty"`
 	TraceParent  string            `json:"traceParent,omitempty"`
 	Labels       map[string]string `json:"labels,omitempty"`
+	Project      string            `json:"project,omitempty"`
+	NotBefore    string            `json:"notBefore,omitempty"`
 	State        string            `json:"state"` // pending, queued, running, waiting, succeeded, failed, timed-out, cancelled, …
 	Reason       Reason            `json:"reason"`
 	Paused       *Actor            `json:"paused,omitempty"`

@@ -80,7 +80,9 @@ type SubmitRequest struct {
 	Note     string                     `json:"note,omitempty"`
 	RunToken string                     `json:"runToken,omitempty"` // the same token again gives the same run
 	Labels   map[string]string          `json:"labels,omitempty"`
-	Request  json.RawMessage            `json:"request,omitempty"` // a DSSE envelope
+	Project  string                     `json:"project,omitempty"`   // within the tenant
+	At       string                     `json:"notBefore,omitempty"` // it starts no sooner, like 2026-01-02T03:04:05.000000Z
+	Request  json.RawMessage            `json:"request,omitempty"`   // a DSSE envelope
 }
 
 // SubmitReply names the run.

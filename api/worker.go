@@ -220,6 +220,7 @@ type WorkerSeen struct {
 	Sandbox  json.RawMessage `json:"sandbox,omitempty"`
 	LastSeen string          `json:"lastSeen"`
 	Draining bool            `json:"draining,omitempty"`
+	Cordoned bool            `json:"cordoned,omitempty"` // it takes nothing new
 }
 
 // WorkerList is the workers of a tenant that were heard of lately.

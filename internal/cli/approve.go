@@ -188,7 +188,7 @@ func (c *cli) whyCommand() *cobra.Command {
 				return err
 			}
 			defer f.Close()
-			w, err := f.Control.Why(cmd.Context(), run)
+			w, err := f.Why(cmd.Context(), run)
 			if err != nil {
 				return err
 			}

@@ -169,6 +169,9 @@ func (p *progress) takeRun(e *work.Event) string {
 	case work.RunQueued:
 		var d work.ReasonData
 		decode(e, &d)
+		if d.Reason.Code == work.WaitsForTime {
+			return "waits until " + d.Reason.Until.String()
+		}
 		return "waits: " + d.Reason.Subject + " is in use by another run"
 	case work.RunPaused, work.RunResumed, work.RunCancelAsked:
 		var d work.Actor

@@ -40,6 +40,7 @@ type cli struct {
 	context   string
 	given     map[string]bool // flags of every command that were given
 	tenant    string
+	project   string
 	identity  string
 	output    string
 	color     string
@@ -100,6 +101,7 @@ Start here:
 	f.StringVar(&c.caFile, "ca", "", "file with the authorities of the server's certificate (default: $ORRERY_CA, else the system's)")
 	f.StringVar(&c.context, "context", envOr("ORRERY_CONTEXT", ""), "which of your servers (default: $ORRERY_CONTEXT, else the current one)")
 	f.StringVar(&c.tenant, "tenant", envOr("ORRERY_TENANT", string(work.LocalTenant)), "tenant")
+	f.StringVar(&c.project, "project", envOr("ORRERY_PROJECT", ""), "project within the tenant")
 	f.StringVar(&c.identity, "as", envOr("ORRERY_IDENTITY", ""), "whose key to sign with (default: $ORRERY_IDENTITY, else your login name)")
 	f.StringVarP(&c.output, "output", "o", "", "output format: json, yaml or table (default: what suits the command)")
 	f.StringVar(&c.color, "color", "auto", "auto, always or never")
@@ -108,6 +110,7 @@ Start here:
 	root.AddCommand(
 		c.initCommand(), c.lintCommand(), c.planCommand(), c.simulateCommand(), c.runCommand(), c.runsCommand(), c.whyCommand(),
 		c.decideCommand("approve", "approved"), c.decideCommand("reject", "rejected"), c.deadletterCommand(), c.evidenceCommand(),
+		c.queueCommand(), c.tenantCommand(), c.packsCommand(),
 		c.verifyCommand(), c.replayCommand(), c.keysCommand(), c.trustCommand(), c.doctorCommand(), c.debugCommand(), c.schemaCommand(), c.versionCommand(),
 		c.upCommand(), c.serveCommand(), c.workerCommand(), c.configCommand(),
 		c.loginCommand(), c.logoutCommand(), c.contextCommand(), c.tokenCommand(), c.userCommand(),

@@ -13,6 +13,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"orrery.example/orrery/internal/app"
 	"orrery.example/orrery/internal/control"
 	"orrery.example/orrery/internal/fault"
 	"orrery.example/orrery/internal/pack"
@@ -29,6 +30,8 @@ type runFlags struct {
 	note   string
 	token  string
 	labels []string
+	at     string
+	after  time.Duration
 	fresh  bool
 	wait   bool
 	detach bool
@@ -61,6 +64,8 @@ func (r *runFlags) addStart(cmd *cobra.Command) {
 	f.StringVar(&r.note, "note", "", "why you run it; it goes into the evidence")
 	f.StringVar(&r.token, "token", "", "idempotency token: the same token again gives the same run")
 	f.StringArrayVar(&r.labels, "label", nil, "KEY=VALUE to find the run by (may be repeated)")
+	f.StringVar(&r.at, "at", "", "start no sooner than this time, like 2026-01-02T03:04:05Z")
+	f.DurationVar(&r.after, "after", 0, "start no sooner than in so long, like 90m")
 	r.addWait(cmd)
 }
 
@@ -148,7 +153,23 @@ func (c *cli) submission(r *runFlags) (control.Submission, error) {
 		}
 		labels[k] = v
 	}
-	return control.Submission{Note: r.note, RunToken: r.token, Labels: labels, Trace: traceOfEnvironment()}, nil
+	notBefore, err := r.notBefore()
+	return control.Submission{Note: r.note, RunToken: r.token, Labels: labels, Trace: traceOfEnvironment(), Project: c.project, At: notBefore}, err
+}
+
+// notBefore is when the run may start, 0 for at once.
+func (r *runFlags) notBefore() (work.Time, error) {
+	switch {
+	case r.at != "" && r.after != 0:
+		return 0, fault.New(fault.Invalid, "--at and --after both say when the run starts")
+	case r.after < 0:
+		return 0, fault.New(fault.Invalid, "--after %s has passed", r.after)
+	case r.after > 0:
+		return app.Now().Add(r.after), nil
+	case r.at == "":
+		return 0, nil
+	}
+	return instant("--at", r.at)
 }
 
 // traceOfEnvironment is the trace of whatever calls the program, as tools that trace themselves hand it on.

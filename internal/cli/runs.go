@@ -29,17 +29,28 @@ func (c *cli) runsCommand() *cobra.Command {
 
 func (c *cli) listCommand() *cobra.Command {
 	var states []string
-	var packName string
+	var labels []string
+	var packName, since, before string
 	var limit int
 	cmd := &cobra.Command{
 		Use: "list", Short: "List runs, newest first", Args: atMost(0),
+		Example: "  orrery runs list --state failed --pack deploy --label env=prod --since 2026-01-02T00:00:00Z",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			f, err := c.open(cmd.Context(), true)
 			if err != nil {
 				return err
 			}
 			defer f.Close()
-			q := store.RunQuery{Pack: packName, Limit: limit}
+			q := store.RunQuery{Pack: packName, Project: c.project, Limit: limit}
+			if q.Labels, err = parseLabels(labels); err != nil {
+				return err
+			}
+			if q.Since, err = instant("--since", since); err != nil {
+				return err
+			}
+			if q.Before, err = instant("--before", before); err != nil {
+				return err
+			}
 			for _, s := range states {
 				if !slices.ContainsFunc(work.States(), func(w work.StateWord) bool { return string(w.State) == s }) {
 					return fault.New(fault.Invalid, "there is no state %q", s).WithHint("states of runs are: queued, running, succeeded, failed, timed-out, cancelled")
@@ -55,6 +66,9 @@ func (c *cli) listCommand() *cobra.Command {
 	}
 	cmd.Flags().StringSliceVar(&states, "state", nil, "only runs in these states (succeeded, failed, running, …)")
 	cmd.Flags().StringVar(&packName, "pack", "", "only runs of this pack")
+	cmd.Flags().StringArrayVar(&labels, "label", nil, "only runs with this label, KEY=VALUE (may be repeated: all of them)")
+	cmd.Flags().StringVar(&since, "since", "", "only runs made at or after this time")
+	cmd.Flags().StringVar(&before, "before", "", "only runs made before this time")
 	cmd.Flags().IntVar(&limit, "limit", 50, "how many at most")
 	return cmd
 }

@@ -88,7 +88,7 @@ func (h *serverHome) Submit(ctx context.Context, p *pack.Pack, sub control.Submi
 	}
 	made, err := h.Client.Submit(ctx, api.SubmitRequest{
 		PackSource: api.PackSource{Pack: digest}, Inputs: inputs, PlanHash: string(sub.Built.Hash), Note: sub.Note, RunToken: sub.RunToken,
-		Labels: sub.Labels, Request: request,
+		Labels: sub.Labels, Project: sub.Project, At: sub.At.String(), Request: request,
 	})
 	if err != nil {
 		return work.Run{}, err

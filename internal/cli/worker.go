@@ -13,6 +13,7 @@ import (
 	"orrery.example/orrery/internal/app"
 	"orrery.example/orrery/internal/config"
 	"orrery.example/orrery/internal/fault"
+	"orrery.example/orrery/internal/store"
 	"orrery.example/orrery/internal/work"
 )
 
@@ -59,6 +60,10 @@ SIGTERM lets the steps under way end and takes no more; a second one stops at on
 	addFlags(cmd, telemetrySettings())
 	f.StringVar(&c.stepPath, "step-path", "", "PATH of steps (default: the system's folders)")
 	c.kernelFlag(cmd)
+	cmd.AddCommand(
+		c.flowCommand(store.FlowWorker, "cordon", "Let a worker take nothing new; what it runs goes on"),
+		c.flowCommand(store.FlowWorker, "uncordon", "Let a worker take work again"),
+		c.flowCommand(store.FlowWorker, "drain", "Let a worker end what it runs, take nothing new, and leave"))
 	return cmd
 }
 

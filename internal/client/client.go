@@ -74,6 +74,8 @@ type request struct {
 	query        url.Values
 	body         any // what becomes JSON, or a func that opens a stream
 	media        string
+	reason       string // why, where an operation wants to know
+	ticket       string
 }
 
 // attempts is how often a request is sent whose answer got lost, or that came too soon.
@@ -165,7 +167,8 @@ func (c *Client) prepare(ctx context.Context, q request, key string) (*http.Requ
 	if c.Tenant != "" {
 		req.Header.Set("X-Orrery-Tenant", string(c.Tenant))
 	}
-	for name, value := range map[string]string{"traceparent": c.Trace.Parent, "tracestate": c.Trace.State, "baggage": c.Trace.Baggage} {
+	for name, value := range map[string]string{"traceparent": c.Trace.Parent, "tracestate": c.Trace.State, "baggage": c.Trace.Baggage,
+		"X-Orrery-Reason": q.reason, "X-Orrery-Ticket": q.ticket} {
 		if value != "" {
 			req.Header.Set(name, value)
 		}

@@ -78,10 +78,13 @@ func (s Store) Find(ctx context.Context, _ work.Tenant, q store.RunQuery) ([]wor
 	for _, state := range q.States {
 		v.Add("state", string(state))
 	}
-	for name, value := range map[string]string{"pack": q.Pack, "planHash": string(q.PlanHash), "since": q.Since.String()} {
+	for name, value := range map[string]string{"pack": q.Pack, "planHash": string(q.PlanHash), "since": q.Since.String(), "before": q.Before.String(), "project": q.Project} {
 		if value != "" {
 			v.Set(name, value)
 		}
+	}
+	for key, value := range q.Labels {
+		v.Add("label", key+"="+value)
 	}
 	if q.Open {
 		v.Set("open", "true")

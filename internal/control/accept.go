@@ -20,6 +20,8 @@ type Signed struct {
 	Files   fs.FS // where the files of the plan are, nil when their bytes are known already
 	Request dsse.Envelope
 	Labels  map[string]string
+	Project string
+	At      work.Time // not before, 0 for at once
 	RetryOf work.RunID
 	Carried []work.Carried
 	Trace   work.Trace
@@ -80,6 +82,7 @@ func (s *Service) accept(ctx context.Context, a Signed) (out prepared, err error
 	out.Run = work.Run{
 		Tenant: a.Tenant, ID: said.Run, PlanHash: a.Built.Hash, Pack: p.Pack, Submitter: said.Submitter, SubmitterKey: key,
 		Note: said.Note, RunToken: said.RunToken, RetryOf: a.RetryOf, Labels: a.Labels,
+		Project: a.Project, NotBefore: a.At,
 	}
 	out.complete(sub, a.Trace, inputs, a.Request.Encode())
 	return out, out.err

@@ -44,6 +44,7 @@ type Store interface {
 type Service struct {
 	Store Store
 	Blobs Blobs
+	Flows Flows                         // nil where somebody else explains what waits
 	Trust func() (keyring.Trust, error) // the trust root of the moment
 	Now   func() work.Time
 
@@ -69,6 +70,8 @@ type Submission struct {
 	Note     string
 	Labels   map[string]string
 	RunToken string
+	Project  string
+	At       work.Time // not before, 0 for at once
 	RetryOf  work.RunID
 	Carried  []work.Carried
 	Trace    work.Trace

@@ -44,6 +44,7 @@ func (s *Service) prepare(ctx context.Context, sub Submission) (out prepared) {
 	out.Run = work.Run{
 		Tenant: sub.Tenant, ID: id, PlanHash: sub.Built.Hash, Pack: p.Pack, Submitter: sub.By.Name(), SubmitterKey: sub.By.KeyID(),
 		Note: sub.Note, RunToken: sub.RunToken, RetryOf: sub.RetryOf, Labels: sub.Labels,
+		Project: sub.Project, NotBefore: sub.At,
 	}
 	out.complete(sub, sub.Trace, inputs, envelope.Encode())
 	return out

@@ -15,7 +15,7 @@ func metadataFields() []string {
 
 func specFields() []string {
 	return []string{"inputs", "steps", "finally", "outputs", "maxParallel", "continueOnError", "timeout", "retry", "failure", "success",
-		"concurrency", "sealed", "env", "sandbox", "secrets", "approvals"}
+		"concurrency", "sealed", "env", "sandbox", "secrets", "approvals", "queue"}
 }
 
 // envelope reads the two forms of a pack: apiVersion, kind, metadata and spec, or all fields side by side.
@@ -173,6 +173,8 @@ func (r *reader) spec(m *Manifest, at *yaml.Node, fields []field) {
 			for i := before; i < len(m.uses); i++ {
 				m.uses[i].Early = true
 			}
+		case "queue":
+			r.defaults.queue = r.queue(f.value)
 		case "success":
 			r.message(f.value, "success")
 		}

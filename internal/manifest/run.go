@@ -34,6 +34,20 @@ type defaults struct {
 	retry     *work.RetrySpec
 	sandbox   work.SandboxSpec
 	approvals map[string]work.ApprovalSpec
+	queue     string
+}
+
+var queueName = regexp.MustCompile(`^[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?$`)
+
+const queueRule = "1 to 63 small letters, digits, dots, dashes and underscores, beginning and ending with a letter or digit"
+
+// queue reads the name of a queue; the default one has none in a plan.
+func (r *reader) queue(n *yaml.Node) string {
+	name := r.name(n, "a queue", queueName, queueRule)
+	if name == work.DefaultQueue {
+		return ""
+	}
+	return name
 }
 
 // customKind is a runner that certain workers offer: the slash tells it from the built-ins of any version.
@@ -46,7 +60,7 @@ func (r *reader) run(s *Step, n *yaml.Node, fields []field) {
 	spec := &work.RunSpec{TimeoutMs: defaultTimeout, GraceMs: defaultGrace, Sandbox: r.defaults.sandbox}
 	s.Spec.Run = spec
 	spec.Sandbox.ReadOnly = slices.Clone(spec.Sandbox.ReadOnly)
-	spec.Retry = work.RetrySpec{MaxAttempts: 1}
+	spec.Retry, spec.Queue = work.RetrySpec{MaxAttempts: 1}, r.defaults.queue
 	if r.defaults.retry != nil {
 		spec.Retry = *r.defaults.retry
 	}
@@ -85,6 +99,8 @@ func (r *reader) run(s *Step, n *yaml.Node, fields []field) {
 			spec.Concurrency = r.concurrency(f.value)
 		case "priority":
 			spec.Priority = int(r.integer(f.value, "priority", -1000, 1000))
+		case "queue":
+			spec.Queue = r.queue(f.value)
 		case "labels":
 			spec.Labels = r.labels(f.value)
 		case "egress":

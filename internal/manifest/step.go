@@ -17,7 +17,7 @@ func commonFields() []string { return []string{"id", "name", "needs", "when", "c
 
 // runFields are the fields beside run that only a run step has.
 func runFields() []string {
-	return []string{"env", "artifacts", "outputs", "timeout", "grace", "retry", "cache", "concurrency", "priority", "labels", "sandbox", "egress", "resources"}
+	return []string{"env", "artifacts", "outputs", "timeout", "grace", "retry", "cache", "concurrency", "priority", "queue", "labels", "sandbox", "egress", "resources"}
 }
 
 func stepFields() []string {

@@ -52,6 +52,14 @@ type FlowChange struct {
 	Actor  work.Actor
 }
 
+// Subject names what a change is about, for the audit trail.
+func (c *FlowChange) Subject() string {
+	if c.Name == "" {
+		return c.Kind + " " + c.Verb
+	}
+	return c.Kind + " " + c.Name + " " + c.Verb
+}
+
 // QueueDepth is what stands in a queue.
 type QueueDepth struct {
 	Tenant  work.Tenant `json:"tenant"`
@@ -59,6 +67,15 @@ type QueueDepth struct {
 	Ready   int         `json:"ready"`           // steps that wait for a worker
 	Running int         `json:"running"`         // steps under a lease
 	Oldest  work.Time   `json:"oldest,omitzero"` // since when the first of those that wait does
+}
+
+// Holder is who has a concurrency key.
+type Holder struct {
+	Run     work.RunID  `json:"run"`
+	RunName string      `json:"runName"`
+	Step    work.StepID `json:"step,omitempty"`
+	Worker  string      `json:"worker,omitempty"`
+	Since   work.Time   `json:"since"`
 }
 
 // Flows steers what workers are given.
@@ -69,6 +86,9 @@ type Flows interface {
 	// ChangeFlow changes that. When it returns, no claim goes by what was before. Steps that run go on. Errors: fault.Invalid, and
 	// fault.Conflict for what is so already.
 	ChangeFlow(ctx context.Context, c FlowChange) (Flow, error)
+
+	// Holders returns who has a concurrency key: steps under a lease, and runs under way, where the step is "". At most a hundred.
+	Holders(ctx context.Context, tenant work.Tenant, key string) ([]Holder, error)
 
 	// Depths counts what waits and runs in each queue of a tenant, by name. At most some ten thousand of each are counted.
 	Depths(ctx context.Context, tenant work.Tenant) ([]QueueDepth, error)

@@ -1,7 +1,9 @@
 package rest
 
 import (
+	"cmp"
 	"net/http"
+	"regexp"
 	"slices"
 
 	"orrery.example/orrery/api"
@@ -57,6 +59,14 @@ func (s *service) submit(w http.ResponseWriter, r *http.Request, c *httpapi.Call
 	if q.PlanHash != "" && q.PlanHash != string(p.built.Hash) {
 		return fault.New(fault.PlanMismatch, "the plan is %s, not %s", p.built.Hash, q.PlanHash)
 	}
+	notBefore, err := optionalTime("notBefore", q.At)
+	if err != nil {
+		return err
+	}
+	project, err := projectOf(c, q.Project)
+	if err != nil {
+		return err
+	}
 	var run work.Run
 	if len(q.Request) > 0 {
 		envelope, err := dsse.Decode(q.Request)
@@ -64,7 +74,7 @@ func (s *service) submit(w http.ResponseWriter, r *http.Request, c *httpapi.Call
 			return err
 		}
 		run, err = sp.Control.Accept(r.Context(), control.Signed{
-			Tenant: c.Tenant, Built: p.built, Files: p.files, Request: envelope, Labels: q.Labels, Trace: c.Trace,
+			Tenant: c.Tenant, Built: p.built, Files: p.files, Request: envelope, Labels: q.Labels, Project: project, At: notBefore, Trace: c.Trace,
 		})
 		if err != nil {
 			return err
@@ -74,13 +84,39 @@ func (s *service) submit(w http.ResponseWriter, r *http.Request, c *httpapi.Call
 		if err != nil {
 			return err
 		}
-		sub.Built, sub.Files = p.built, p.files
+		sub.Built, sub.Files, sub.Project, sub.At = p.built, p.files, project, notBefore
 		if run, err = sp.Control.Submit(r.Context(), sub); err != nil {
 			return err
 		}
 	}
 	w.Header().Set("Location", runs+"/"+string(run.ID))
 	return httpapi.Reply(w, http.StatusCreated, submitted(&run))
+}
+
+// optionalTime reads a time, 0 for none.
+func optionalTime(name, text string) (work.Time, error) {
+	if text == "" {
+		return 0, nil
+	}
+	at, err := work.ParseTime(text)
+	if err != nil {
+		return 0, fault.New(fault.Invalid, "%s: %v", name, err)
+	}
+	return at, nil
+}
+
+var projectForm = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)
+
+// projectOf is the project of a request: what its body says, else its header. Error: fault.Invalid.
+func projectOf(c *httpapi.Call, given string) (string, error) {
+	project := cmp.Or(given, c.Project)
+	if project != "" && !projectForm.MatchString(project) {
+		return "", fault.New(fault.Invalid, "a project is named with 1 to 63 small letters, digits and dashes, not %q", project)
+	}
+	if c.Project != "" && project != c.Project {
+		return "", fault.New(fault.Denied, "the request is for project %s, not %s", c.Project, project)
+	}
+	return project, nil
 }
 
 func submitted(run *work.Run) api.SubmitReply {

@@ -65,6 +65,7 @@ func Routes(d Deps) []httpapi.Route {
 	routes = append(routes, s.accountRoutes()...)
 	routes = append(routes, s.auditRoutes()...)
 	routes = append(routes, s.debugRoutes()...)
+	routes = append(routes, s.flowRoutes()...)
 	return append(routes, faces(routes)...)
 }
 

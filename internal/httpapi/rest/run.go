@@ -24,6 +24,9 @@ func (s *service) runRoutes() []httpapi.Route {
 			httpapi.Param{Name: "pack", Type: "string", Summary: "Only runs of this pack", Example: "hello"},
 			httpapi.Param{Name: "planHash", Type: "string", Summary: "Only runs of this plan"},
 			httpapi.Param{Name: "since", Type: "string", Summary: "Only runs created at or after this time", Example: "2026-01-02T03:04:05.000000Z"},
+			httpapi.Param{Name: "label", Type: "array", Summary: "Only runs with all of these labels, each KEY=VALUE", Example: "env=prod"},
+			httpapi.Param{Name: "project", Type: "string", Summary: "Only runs of this project", Example: "shop"},
+			httpapi.Param{Name: "before", Type: "string", Summary: "Only runs created before this time"},
 			httpapi.Param{Name: "open", Type: "boolean", Summary: "Only runs that have not ended, or whose end nobody has seen", Example: "true"},
 		)...),
 		get(runs+"/{runId}", "getRun", "runs", "Show a run with its steps and the gates that wait", read, api.RunDetail{}, s.getRun),
@@ -51,7 +54,7 @@ func (s *service) listRuns(w http.ResponseWriter, r *http.Request, c *httpapi.Ca
 	if err != nil {
 		return err
 	}
-	q, err := runQuery(r)
+	q, err := runQuery(r, c)
 	if err != nil {
 		return err
 	}
@@ -75,7 +78,7 @@ func (s *service) listRuns(w http.ResponseWriter, r *http.Request, c *httpapi.Ca
 	return httpapi.ReplyTagged(w, r, out)
 }
 
-func runQuery(r *http.Request) (store.RunQuery, error) {
+func runQuery(r *http.Request, c *httpapi.Call) (store.RunQuery, error) {
 	v := r.URL.Query()
 	q := store.RunQuery{Pack: v.Get("pack"), PlanHash: work.Digest(v.Get("planHash")), Open: v.Get("open") == "true"}
 	for _, given := range v["state"] {
@@ -87,14 +90,25 @@ func runQuery(r *http.Request) (store.RunQuery, error) {
 			q.States = append(q.States, state)
 		}
 	}
-	if since := v.Get("since"); since != "" {
-		at, err := work.ParseTime(since)
-		if err != nil {
-			return q, fault.New(fault.Invalid, "since: %v", err)
+	for _, given := range v["label"] {
+		key, value, ok := strings.Cut(given, "=")
+		if !ok || key == "" {
+			return q, fault.New(fault.Invalid, "label %q is not KEY=VALUE", given)
 		}
-		q.Since = at
+		if q.Labels == nil {
+			q.Labels = map[string]string{}
+		}
+		q.Labels[key] = value
 	}
-	return q, nil
+	var err error
+	if q.Since, err = optionalTime("since", v.Get("since")); err != nil {
+		return q, err
+	}
+	if q.Before, err = optionalTime("before", v.Get("before")); err != nil {
+		return q, err
+	}
+	q.Project, err = projectOf(c, v.Get("project"))
+	return q, err
 }
 
 // runsAfter returns one run more than the page has, if there is one. Runs of one microsecond are ordered by id.
@@ -108,7 +122,9 @@ func (s *service) runsAfter(r *http.Request, c *httpapi.Call, q store.RunQuery, 
 	if err != nil {
 		return nil, fault.New(fault.Invalid, "page_token is not from this list")
 	}
-	q.Before = created + 1
+	if q.Before == 0 || created < q.Before {
+		q.Before = created + 1
+	}
 	for {
 		found, err := s.Store.Find(r.Context(), c.Tenant, q)
 		if err != nil {

@@ -2,6 +2,7 @@ package workerapi
 
 import (
 	"cmp"
+	"context"
 	"net/http"
 	"slices"
 	"sync"
@@ -10,11 +11,11 @@ import (
 	"orrery.example/orrery/api"
 	"orrery.example/orrery/internal/fault"
 	"orrery.example/orrery/internal/httpapi"
+	"orrery.example/orrery/internal/store"
 	"orrery.example/orrery/internal/work"
 )
 
-// directory remembers the workers that this server heard of lately, and which of them are to leave. It is for people: no decision
-// about a lease depends on it.
+// directory remembers the workers that this server heard of lately. It is for people: no decision about a lease depends on it.
 type directory struct {
 	now func() work.Time
 
@@ -25,7 +26,6 @@ type directory struct {
 type seen struct {
 	tenant work.Tenant
 	worker string
-	drain  bool
 	last   work.Time
 	said   api.WorkerRegistration
 }
@@ -46,40 +46,31 @@ func (d *directory) register(t work.Tenant, worker, session string, said *api.Wo
 			delete(d.sessions, id)
 		}
 	}
-	old := d.sessions[session]
-	d.sessions[session] = &seen{tenant: t, worker: worker, drain: old != nil && old.drain, last: now, said: *said}
+	d.sessions[session] = &seen{tenant: t, worker: worker, last: now, said: *said}
 }
 
-// beat notes that a session was heard of, and reports whether its worker is to leave.
-func (d *directory) beat(session string) bool {
+// beat notes that a session was heard of.
+func (d *directory) beat(session string) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	e := d.sessions[session]
-	if e == nil {
-		return false
+	if e := d.sessions[session]; e != nil {
+		e.last = d.now()
 	}
-	e.last = d.now()
-	return e.drain
 }
 
-func (d *directory) draining(session string) bool {
+// worker returns what the worker of a session is called, "" for a session that is not known here.
+func (d *directory) worker(session string) string {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	e := d.sessions[session]
-	return e != nil && e.drain
-}
-
-// drain tells the sessions of a worker to leave. It reports whether there is any.
-func (d *directory) drain(t work.Tenant, worker string) bool {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	found := false
-	for _, e := range d.sessions {
-		if e.tenant == t && e.worker == worker {
-			e.drain, found = true, true
-		}
+	if e := d.sessions[session]; e != nil {
+		return e.worker
 	}
-	return found
+	return ""
+}
+
+// knows reports whether a worker of that name was heard of lately.
+func (d *directory) knows(t work.Tenant, worker string) bool {
+	return slices.ContainsFunc(d.list(t), func(w api.WorkerSeen) bool { return w.Worker == worker })
 }
 
 func (d *directory) list(t work.Tenant) []api.WorkerSeen {
@@ -90,7 +81,7 @@ func (d *directory) list(t work.Tenant) []api.WorkerSeen {
 		if e.tenant == t && d.now().Sub(e.last) <= forgetAfter {
 			out = append(out, api.WorkerSeen{
 				Worker: e.worker, Version: e.said.Version, Slots: e.said.Slots, Offer: e.said.Offer, Sandbox: e.said.Sandbox,
-				LastSeen: e.last.String(), Draining: e.drain,
+				LastSeen: e.last.String(),
 			})
 		}
 	}
@@ -100,14 +91,37 @@ func (d *directory) list(t work.Tenant) []api.WorkerSeen {
 	return out
 }
 
-func (s *service) list(w http.ResponseWriter, _ *http.Request, c *httpapi.Call) error {
-	return httpapi.Reply(w, http.StatusOK, api.WorkerList{Workers: s.seen.list(c.Tenant)})
+func (s *service) list(w http.ResponseWriter, r *http.Request, c *httpapi.Call) error {
+	f, err := s.Store.Flow(r.Context(), c.Tenant)
+	if err != nil {
+		return err
+	}
+	workers := s.seen.list(c.Tenant)
+	for i := range workers {
+		v := f.Worker(workers[i].Worker)
+		workers[i].Cordoned, workers[i].Draining = v.Paused != nil, v.Drain
+	}
+	return httpapi.Reply(w, http.StatusOK, api.WorkerList{Workers: workers})
 }
 
+// drain says so in the store, so that every server tells the worker. One that is to leave already is told again.
 func (s *service) drain(w http.ResponseWriter, r *http.Request, c *httpapi.Call) error {
-	if !s.seen.drain(c.Tenant, r.PathValue("worker")) {
-		return fault.New(fault.NotFound, "there is no worker %s", r.PathValue("worker"))
+	name := r.PathValue("worker")
+	if !s.seen.knows(c.Tenant, name) {
+		return fault.New(fault.NotFound, "there is no worker %s", name)
 	}
-	s.hall.ring()
+	_, err := s.Store.ChangeFlow(r.Context(), store.FlowChange{
+		Tenant: c.Tenant, Kind: store.FlowWorker, Name: name, Verb: "drain",
+		Actor: work.Actor{Name: c.Principal.Subject, Reason: c.Principal.Reason, Ticket: c.Principal.Ticket},
+	})
+	if err != nil && fault.CodeOf(err) != fault.Conflict {
+		return err
+	}
 	return s.list(w, r, c)
+}
+
+// leaving reports whether the worker of a session is to end.
+func (s *service) leaving(ctx context.Context, t work.Tenant, session string) bool {
+	f, err := s.Store.Flow(ctx, t)
+	return err == nil && f.Worker(s.seen.worker(session)).Drain
 }

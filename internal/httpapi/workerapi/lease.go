@@ -62,9 +62,6 @@ func (s *service) trade(w http.ResponseWriter, r *http.Request, c *httpapi.Call,
 		Session: id, Tenant: t, Runners: in.Offer.Runners, Labels: in.Offer.Labels, MinTier: in.Offer.Tier, Max: min(in.Max, maxBatch),
 		Resync: in.Resync, Holding: wire.FromLeases(t, in.Holding),
 	}
-	if s.seen.draining(id) {
-		req.Max = 0
-	}
 	out := api.WorkerExchanged{Results: make([]api.WorkerResult, len(in.Reports))}
 	at := make([]int, 0, len(in.Reports)) // which report a command of the request is
 	for i := range in.Reports {

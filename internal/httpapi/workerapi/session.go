@@ -145,7 +145,8 @@ func (s *service) orders(ctx context.Context, t work.Tenant, id string) (api.Wor
 	if err != nil {
 		return api.WorkerOrders{}, err
 	}
-	return api.WorkerOrders{Cancel: wire.Leases(orders.Cancel), Drain: s.seen.beat(id) || orders.Drain}, nil
+	s.seen.beat(id)
+	return api.WorkerOrders{Cancel: wire.Leases(orders.Cancel), Drain: orders.Drain}, nil
 }
 
 // ordersEvery is how soon after another a heartbeat that waits looks again.
@@ -160,7 +161,7 @@ func (s *service) await(ctx context.Context, t work.Tenant, id string, runs []st
 	told := map[string]bool{} // runs that were stopping when the heartbeat came: it has their orders
 	for first := true; ; first = false {
 		changed := s.hall.changed()
-		if s.seen.draining(id) {
+		if s.leaving(ctx, t, id) {
 			return true
 		}
 		for _, run := range runs {

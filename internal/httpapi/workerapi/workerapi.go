@@ -26,6 +26,8 @@ import (
 type Store interface {
 	store.Leases
 	Documents
+	Flow(ctx context.Context, tenant work.Tenant) (store.Flow, error)
+	ChangeFlow(ctx context.Context, c store.FlowChange) (store.Flow, error)
 	Watch(ctx context.Context) <-chan struct{}
 }
 

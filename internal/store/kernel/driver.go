@@ -194,6 +194,10 @@ type FlowReader interface {
 	// one does. Queues in which nothing waits are not in it, and leases are not counted.
 	Depths(tenant work.Tenant, limit int) ([]store.QueueDepth, error)
 
+	// Holders returns steps whose lease is under a concurrency key, and then runs in phase main or finally that have it, where the step
+	// is "", each by run and step.
+	Holders(tenant work.Tenant, key string, limit int) ([]StepRef, error)
+
 	// LiveRuns counts runs of a tenant that have not ended, up to limit.
 	LiveRuns(tenant work.Tenant, limit int) (int, error)
 }

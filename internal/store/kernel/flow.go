@@ -240,6 +240,40 @@ func (s *Store) Depths(ctx context.Context, tenant work.Tenant) ([]store.QueueDe
 	})
 }
 
+// Holders implements store.Flows.
+func (s *Store) Holders(ctx context.Context, tenant work.Tenant, key string) ([]store.Holder, error) {
+	return read(ctx, s, func(r Reader) ([]store.Holder, error) {
+		const most = 100
+		refs, err := r.Holders(tenant, key, most)
+		if err != nil {
+			return nil, err
+		}
+		out := make([]store.Holder, 0, len(refs))
+		for _, ref := range refs {
+			run, err := r.Run(tenant, ref.Run)
+			if err != nil {
+				return nil, err
+			}
+			if run == nil {
+				continue
+			}
+			h := store.Holder{Run: ref.Run, RunName: run.Name, Step: ref.Step, Since: run.Started}
+			if ref.Step != "" {
+				row, err := r.Step(tenant, ref.Run, ref.Step)
+				if err != nil {
+					return nil, err
+				}
+				if row == nil || row.Lease == nil {
+					continue
+				}
+				h.Worker, h.Since = row.Lease.Worker, row.Lease.Granted
+			}
+			out = append(out, h)
+		}
+		return out, nil
+	})
+}
+
 // shares remembers whose turn it is among tenants that share workers. It is a memory of one process, and losing it costs fairness for a
 // moment and nothing else.
 type shares struct {

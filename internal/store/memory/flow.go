@@ -77,3 +77,24 @@ func (r reader) LiveRuns(tenant work.Tenant, limit int) (int, error) {
 	}
 	return n, nil
 }
+
+// Holders implements kernel.FlowReader.
+func (r reader) Holders(tenant work.Tenant, key string, limit int) ([]kernel.StepRef, error) {
+	var out []kernel.StepRef
+	for _, l := range leases(r.d.byKey, tenant, key) {
+		out = append(out, l.ref)
+	}
+	var runs []kernel.StepRef
+	for _, o := range r.d.keyed.from(keyedOrder{tenant: tenant, key: key}) {
+		if o.tenant != tenant || o.key != key || o.waiting {
+			break
+		}
+		runs = append(runs, kernel.StepRef{Tenant: tenant, Run: o.id})
+	}
+	slices.SortFunc(runs, compareRefs)
+	out = append(out, runs...)
+	if limit > 0 && len(out) > limit {
+		out = out[:limit]
+	}
+	return out, nil
+}

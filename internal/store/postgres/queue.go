@@ -287,3 +287,14 @@ func (t *tx) Share(tenant work.Tenant, kind, id string) (*store.Record, error) {
 	}
 	return copyOf(t.flows[key]), nil
 }
+
+// Holders implements kernel.FlowReader.
+func (r *reader) Holders(tenant work.Tenant, key string, limit int) ([]kernel.StepRef, error) {
+	if key == "" {
+		return nil, nil
+	}
+	return r.refs(`SELECT tenant, run, step FROM (
+		SELECT 1 AS part, tenant, run, step FROM leases WHERE tenant = $1 AND key = $2 AND key <> ''
+		UNION ALL SELECT 2, tenant, run, '' FROM keyed_runs WHERE tenant = $1 AND key = $2 AND NOT waiting) h
+		ORDER BY part, run, step LIMIT $3`, tenant, []byte(key), all(limit))
+}

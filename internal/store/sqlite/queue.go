@@ -342,3 +342,18 @@ func (r reader) LiveRuns(tenant work.Tenant, limit int) (int, error) {
 		func(v values) { n = int(v.number(0)) }, string(tenant), all(limit))
 	return n, err
 }
+
+// Holders implements kernel.FlowReader.
+func (r reader) Holders(tenant work.Tenant, key string, limit int) ([]kernel.StepRef, error) {
+	out, err := r.refs(`SELECT tenant, run, id FROM steps WHERE tenant = ?1 AND lease_key = ?2 AND lease_key IS NOT NULL ORDER BY run, id LIMIT ?3`,
+		string(tenant), key, all(limit))
+	if err != nil || limit > 0 && len(out) == limit {
+		return out, err
+	}
+	if limit > 0 {
+		limit -= len(out)
+	}
+	runs, err := r.refs(`SELECT tenant, id, '' FROM runs WHERE tenant = ?1 AND concurrency = ?2 AND phase IN ('main', 'finally') AND phase <> 'ended'
+		ORDER BY id LIMIT ?3`, string(tenant), key, all(limit))
+	return append(out, runs...), err
+}

@@ -40,6 +40,7 @@ type dump struct {
 }
 
 type tenantDump struct {
+	Holders  [][]kernel.StepRef
 	Depths   [][]store.QueueDepth
 	Counts   []kernel.LeaseCount
 	Runs     []work.Run
@@ -237,6 +238,10 @@ func (a *asker) queue(t work.Tenant, w world, out *tenantDump) {
 		out.Active = append(out.Active, ask(a, active, err))
 		first, err := a.r.FirstWaiting(t, key)
 		out.Waiting = append(out.Waiting, ask(a, first, err))
+		for _, limit := range []int{0, 1} {
+			holders, err := a.r.Holders(t, key, limit)
+			out.Holders = append(out.Holders, ask(a, holders, err))
+		}
 		leases, err := a.r.LeasesByKey(t, key)
 		out.Leases = append(out.Leases, ask(a, leases, err))
 	}

@@ -1,0 +1,260 @@
+package storetest
+
+import (
+	"fmt"
+	"slices"
+
+	"orrery.example/orrery/internal/fault"
+	"orrery.example/orrery/internal/store"
+	"orrery.example/orrery/internal/work"
+)
+
+// change changes the flow of a tenant.
+func (r *rig) change(tenant work.Tenant, kind, name, verb string, n int) {
+	r.Helper()
+	_, err := r.ChangeFlow(r.ctx(), store.FlowChange{
+		Tenant: tenant, Kind: kind, Name: name, Verb: verb, N: n, Actor: work.Actor{Name: "ann", Reason: "maintenance"},
+	})
+	r.must(verb+" "+kind+" "+name, err)
+}
+
+func inQueue(s work.PlanStep, queue string) work.PlanStep {
+	s.Run.Queue = queue
+	return s
+}
+
+// everybody asks for work of every tenant.
+func (r *rig) everybody(session string, most int) []store.Grant {
+	r.Helper()
+	reply, err := r.Exchange(r.ctx(), request(store.Installation, session, most))
+	r.must("claim", err)
+	return reply.Grants
+}
+
+func (r *rig) end(grants ...store.Grant) {
+	r.Helper()
+	for _, g := range grants {
+		c := reportOf(g, work.Succeeded)
+		c.Tenant = g.Tenant
+		req := request(g.Tenant, g.Session, 0, c)
+		if g.Session == "every" {
+			req.Tenant = store.Installation
+		}
+		reply, err := r.Exchange(r.ctx(), req)
+		r.must("report", err)
+		r.must("report of "+string(g.Step), reply.Errs[0])
+	}
+}
+
+// testPauses: what is paused gives nothing to a claim that comes after, what runs goes on, and resuming gives it back.
+func testPauses(r *rig) {
+	for i, what := range [][2]string{{store.FlowTenant, ""}, {store.FlowQueue, "exports"}, {store.FlowPack, "test"}, {store.FlowWorker, "w-s"}} {
+		p := plan(nil, inQueue(runStep("a"), "exports"), inQueue(runStep("b"), "exports"))
+		what := what
+		if what[0] == store.FlowPack {
+			what[1] = p.Pack.Name
+		}
+		r.submit(acme, p)
+		r.session(acme, "s")
+		first := r.claim(acme, "s", 1, 1)
+		hold, free := "pause", "resume"
+		if what[0] == store.FlowWorker {
+			hold, free = "cordon", "uncordon"
+		}
+		r.change(acme, what[0], what[1], hold, 0)
+		r.claim(acme, "s", 5, 0)
+		r.must("a report while it is held back", r.report("s", first[0], work.Succeeded))
+		_, err := r.ChangeFlow(r.ctx(), store.FlowChange{Tenant: acme, Kind: what[0], Name: what[1], Verb: hold, Actor: work.Actor{Name: "bob"}})
+		r.wants("the same again", err, fault.Conflict)
+		f, err := r.Flow(r.ctx(), acme)
+		r.must("flow", err)
+		for _, by := range []*work.Actor{f.Paused, f.Queues["exports"].Paused, f.Packs[p.Pack.Name].Paused, f.Worker("w-s").Paused} {
+			if by != nil && (by.Name != "ann" || by.Reason != "maintenance" || by.At == 0) {
+				r.Errorf("it is held back by %+v", by)
+			}
+		}
+		// Another tenant is not held back.
+		r.submit(zenith, p)
+		r.session(zenith, "z")
+		r.end(r.claim(zenith, "z", 5, 2)...)
+		r.change(acme, what[0], what[1], free, 0)
+		r.end(r.claim(acme, "s", 5, 1)...)
+		if f, _ := r.Flow(r.ctx(), acme); f.Paused != nil || len(f.Queues)+len(f.Packs)+len(f.Workers) > 0 {
+			r.Errorf("case %d: something is still held back: %+v", i, f)
+		}
+	}
+}
+
+// testLimits: no more steps run at once than the tenant and the queue may, whoever asks, and an end makes room.
+func testLimits(r *rig) {
+	var steps []work.PlanStep
+	for i := range 12 {
+		s := runStep(work.StepID(fmt.Sprintf("s%02d", i)))
+		if i%2 == 0 {
+			s = inQueue(s, "slow")
+		}
+		steps = append(steps, s)
+	}
+	r.submit(acme, plan(nil, steps...))
+	r.session(acme, "s")
+	r.session(acme, "t")
+	r.change(acme, store.FlowQueue, "slow", "limit", 2)
+	r.change(acme, store.FlowTenant, "", "limit", 5)
+	queueOf := func(g store.Grant) bool { return (int(g.Step[2])-'0')%2 == 0 }
+	first := r.claim(acme, "s", 4, 4)
+	second := r.claim(acme, "t", 9, 1)
+	all := append(first, second...)
+	slow := slices.DeleteFunc(slices.Clone(all), func(g store.Grant) bool { return !queueOf(g) })
+	if len(slow) != 2 {
+		r.Fatalf("%d steps of the queue run, not 2", len(slow))
+	}
+	depths, err := r.Depths(r.ctx(), acme)
+	r.must("depths", err)
+	if len(depths) != 2 || depths[0].Queue != work.DefaultQueue || depths[0].Running != 3 || depths[1].Queue != "slow" || depths[1].Running != 2 || depths[1].Ready != 4 {
+		r.Errorf("the queues are %+v", depths)
+	}
+	r.claim(acme, "s", 9, 0)
+	r.end(slow[0])
+	next := r.claim(acme, "t", 9, 1)
+	if !queueOf(next[0]) {
+		r.Errorf("%s was granted: the first in line is of the queue that has room", next[0].Step)
+	}
+	r.change(acme, store.FlowTenant, "", "limit", 0)
+	r.claim(acme, "s", 9, 3) // the rest of the default queue, and nothing of the full one
+	r.change(acme, store.FlowQueue, "slow", "limit", 3)
+	r.claim(acme, "s", 9, 1)
+}
+
+// testShares: a tenant with very much work does not keep another one waiting, and weights are kept.
+func testShares(r *rig) {
+	many := func(tenant work.Tenant, n int) {
+		var steps []work.PlanStep
+		for i := range n {
+			steps = append(steps, runStep(work.StepID(fmt.Sprintf("s%04d", i))))
+		}
+		r.submit(tenant, plan(nil, steps...))
+	}
+	many(acme, 300)
+	r.session(store.Installation, "every")
+	r.end(r.everybody("every", 10)...)
+	many(zenith, 40)
+	// One slot: they take turns. The other one has waited for one lease at most.
+	waited := 0
+	for range 20 {
+		g := r.everybody("every", 1)
+		if len(g) != 1 {
+			r.Fatalf("%d grants", len(g))
+		}
+		if waited++; g[0].Tenant == zenith {
+			waited = 0
+		}
+		if waited > 1 {
+			r.Fatalf("the other tenant has waited for %d leases", waited)
+		}
+		r.end(g...)
+	}
+	// Many slots: half of them each.
+	grants := r.everybody("every", 20)
+	if n := grantsOf(grants, zenith); n != 10 {
+		r.Errorf("%d of 20 slots are the other tenant's", n)
+	}
+	r.end(grants...)
+	r.change(acme, store.FlowTenant, "", "weight", 3)
+	grants = r.everybody("every", 20)
+	if n := grantsOf(grants, zenith); n != 5 {
+		r.Errorf("with a weight of 3 to 1, %d of 20 slots are the other tenant's", n)
+	}
+	// Who is held back takes no part.
+	r.end(grants...)
+	r.change(acme, store.FlowTenant, "", "pause", 0)
+	if n := grantsOf(r.everybody("every", 4), acme); n != 0 {
+		r.Errorf("%d steps of a paused tenant", n)
+	}
+}
+
+func grantsOf(grants []store.Grant, tenant work.Tenant) int {
+	n := 0
+	for _, g := range grants {
+		if g.Tenant == tenant {
+			n++
+		}
+	}
+	return n
+}
+
+// testQuota: a submission beyond the quota is refused, and an end makes room.
+func testQuota(r *rig) {
+	_, err := r.ChangeFlow(r.ctx(), store.FlowChange{Tenant: acme, Kind: store.FlowTenant, Verb: "quota", Quota: store.Quota{Runs: 2}})
+	r.must("quota", err)
+	r.submit(acme, plan(nil, runStep("a")))
+	out := r.Submit(r.ctx(), []store.Submission{r.submission(acme, plan(nil, runStep("a"))), r.submission(acme, plan(nil, runStep("a")))})
+	r.must("the second run", out[0].Err)
+	r.wants("the third run", out[1].Err, fault.Exhausted)
+	r.submit(zenith, plan(nil, runStep("a")))
+	r.session(acme, "s")
+	r.end(r.claim(acme, "s", 1, 1)...)
+	r.submit(acme, plan(nil, runStep("a")))
+	_, err = r.ChangeFlow(r.ctx(), store.FlowChange{Tenant: acme, Kind: store.FlowTenant, Verb: "quota", Quota: store.Quota{Steps: 3}})
+	r.must("quota", err)
+	r.submit(acme, plan(nil, runStep("a"), runStep("b")))
+	out = r.Submit(r.ctx(), []store.Submission{r.submission(acme, plan(nil, runStep("a")))})
+	r.wants("a run while enough steps wait", out[0].Err, fault.Exhausted)
+}
+
+// testDelayed: a run starts at its time and not before; one with a concurrency key stands in line only then.
+func testDelayed(r *rig) {
+	delayed := r.submission(acme, plan(func(p *work.Plan) { p.Concurrency = &work.Concurrency{Key: "db", Max: 1} }, runStep("a")))
+	delayed.Run.NotBefore = r.now() + 60*second
+	run := r.Submit(r.ctx(), []store.Submission{delayed})[0].Run
+	if run.Phase != work.PhaseDelayed || run.Reason.Code != work.WaitsForTime || run.Reason.Until != delayed.Run.NotBefore {
+		r.Fatalf("the run is %s, %+v", run.Phase, run.Reason)
+	}
+	r.session(acme, "s")
+	r.claim(acme, "s", 5, 0)
+	now := r.submit(acme, plan(func(p *work.Plan) { p.Concurrency = &work.Concurrency{Key: "db", Max: 1} }, runStep("a")))
+	if now.State != work.Running {
+		r.Fatalf("a run that may start is %s: the delayed one has its key", now.State)
+	}
+	next, err := r.Tick(r.ctx(), 10)
+	r.must("tick", err)
+	if next > delayed.Run.NotBefore {
+		r.Errorf("the next thing to do is at %s, after %s", next, delayed.Run.NotBefore)
+	}
+	r.advance(61 * second)
+	_, err = r.Tick(r.ctx(), 10)
+	r.must("tick", err)
+	if got := r.run(acme, run.ID); got.Phase != work.PhaseAdmission || got.Reason.Code != work.WaitsForConcurrency {
+		r.Errorf("at its time the run is %s, %+v", got.Phase, got.Reason)
+	}
+	r.session(acme, "s")
+	r.end(r.claim(acme, "s", 5, 1)...)
+	if got := r.run(acme, run.ID); got.State != work.Running {
+		r.Errorf("with the key free the run is %s", got.State)
+	}
+	r.end(r.claim(acme, "s", 5, 1)...)
+	plain := r.submission(acme, plan(nil, runStep("a")))
+	plain.Run.NotBefore = r.now() + 5*second
+	run = r.Submit(r.ctx(), []store.Submission{plain})[0].Run
+	r.advance(5 * second)
+	_, err = r.Tick(r.ctx(), 10)
+	r.must("tick", err)
+	if got := r.run(acme, run.ID); got.State != work.Running {
+		r.Errorf("at its time the run is %s", got.State)
+	}
+}
+
+// testBound: who has learned the token of a lease is still not the one that it was granted to.
+func testBound(r *rig) {
+	r.submit(acme, plan(nil, runStep("a")))
+	r.session(acme, "s")
+	r.session(acme, "thief")
+	g := r.claim(acme, "s", 1, 1)[0]
+	stolen := g
+	stolen.Session = "thief"
+	r.wants("a report of another session", r.report("thief", g, work.Succeeded), fault.Stale)
+	r.wants("an ack of another session", r.Ack(r.ctx(), []store.AckCommand{ackOf(stolen)})[0], fault.Stale)
+	r.wants("lines of another session", r.AppendLines(r.ctx(), []store.LinesCommand{{
+		Session: "thief", Tenant: acme, Run: g.Run, Step: g.Step, Token: g.Token, Lines: linesOf("x"),
+	}})[0], fault.Stale)
+	r.must("the report of its own session", r.report("s", g, work.Succeeded))
+}
