@@ -326,3 +326,24 @@ func TestPackRunFields(t *testing.T) {
 		t.Error("the reference of a secret is no digest of an input")
 	}
 }
+
+// Whatever calls itself a bundle says which run it is of, or is refused.
+func FuzzIdentify(f *testing.F) {
+	var good bytes.Buffer
+	w := tar.NewWriter(&good)
+	text := `{"formatVersion":"orrery.evidence/v1","tenant":"t","runId":"r"}`
+	if err := w.WriteHeader(&tar.Header{Name: "manifest.json", Size: int64(len(text)), Mode: 0o644}); err != nil {
+		f.Fatal(err)
+	}
+	if _, err := w.Write([]byte(text)); err != nil {
+		f.Fatal(err)
+	}
+	f.Add(good.Bytes())
+	f.Add(good.Bytes()[:600])
+	f.Add([]byte("text"))
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		if _, err := evidence.Identify(bytes.NewReader(raw)); err != nil && fault.CodeOf(err) != fault.Invalid {
+			t.Fatal(err)
+		}
+	})
+}

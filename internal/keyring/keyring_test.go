@@ -439,3 +439,27 @@ func FuzzParseTrust(f *testing.F) {
 		}
 	})
 }
+
+// A public key of anybody's is read or refused; one that was read has the same id when it is read again.
+func FuzzParsePublic(f *testing.F) {
+	f.Add([]byte("-----BEGIN PUBLIC KEY-----\nMCowBQYDK2VwAyEAGXFnMrgbi+uRyheKbrhM4XbRWUClSVgYqSbIhY2LkSU=\n-----END PUBLIC KEY-----\n"))
+	f.Add([]byte("-----BEGIN PUBLIC KEY-----\nMFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAErGmH4JUgPNQgostMOQcRUyckcP4t\n5pEtnSbfy63QFPHuwmBaFgjqKC/nDrctLmCXO/124Uo+5UGhRKpi39QiQQ==\n-----END PUBLIC KEY-----\n"))
+	f.Add([]byte("-----BEGIN PUBLIC KEY-----\n-----END PUBLIC KEY-----\n"))
+	f.Fuzz(func(t *testing.T, text []byte) {
+		pub, err := keyring.ParsePublic(text)
+		if err != nil {
+			return
+		}
+		key, err := keyring.NewKey("somebody", pub, []keyring.Usage{keyring.Approve}, 1)
+		if err != nil {
+			return
+		}
+		again, err := keyring.ParsePublic([]byte(key.Public))
+		if err != nil {
+			t.Fatalf("what was written cannot be read: %v", err)
+		}
+		if same, err := keyring.NewKey("somebody", again, key.Usage, 1); err != nil || same.ID != key.ID {
+			t.Fatalf("the key %s becomes %s, %v", key.ID, same.ID, err)
+		}
+	})
+}

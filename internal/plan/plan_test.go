@@ -301,3 +301,24 @@ func TestIgnore(t *testing.T) {
 		}
 	}
 }
+
+// What an author wrote into .packignore is understood or refused, and asked about any name it answers.
+func FuzzParseIgnore(f *testing.F) {
+	f.Add([]byte("*.log\n!keep.log\nbuild/\n**/x?[ab]\n# note\n\\#name\n"), "build/a.log")
+	f.Add([]byte("[\n"), "a")
+	f.Add([]byte("**/**/**/**/**/**/**/**/a\n"), "a/a/a/a/a/a/a/a/a/a/a/a/b")
+	f.Fuzz(func(t *testing.T, text []byte, name string) {
+		rules, err := plan.ParseIgnore(text)
+		if err != nil {
+			if fault.CodeOf(err) != fault.Invalid {
+				t.Fatal(err)
+			}
+			return
+		}
+		if rules.Match(name, false) != rules.Match(name, false) {
+			t.Fatal("asked twice it gives two answers")
+		}
+		rules.Match(name, true)
+		rules.Select([]string{name, "a/" + name})
+	})
+}

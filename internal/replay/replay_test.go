@@ -233,3 +233,26 @@ func BenchmarkScheduler(b *testing.B) {
 	}
 	b.ReportMetric(float64(len(events)*b.N)/b.Elapsed().Seconds(), "events/s")
 }
+
+// A history of anybody's is replayed, or refused, or diverges: it takes nothing down and does not go on for ever.
+func FuzzScheduler(f *testing.F) {
+	plan, events := executed(f, 2)
+	for _, kept := range []int{len(events), 3, 1} {
+		raw, err := json.Marshal(events[:kept])
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(plan, raw)
+	}
+	f.Add([]byte(`{}`), []byte(`[{"type":"run.submitted"}]`))
+	f.Fuzz(func(t *testing.T, plan, raw []byte) {
+		var events []work.Event
+		if json.Unmarshal(raw, &events) != nil {
+			return
+		}
+		r, err := replay.Scheduler(plan, events)
+		if err == nil && r.Identical() && r.Events != len(events) {
+			t.Fatalf("%d of %d events are called identical", r.Events, len(events))
+		}
+	})
+}

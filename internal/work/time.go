@@ -61,5 +61,8 @@ func ParseTime(s string) (Time, error) {
 	if err != nil {
 		return 0, fmt.Errorf("a time is written like 2026-01-02T03:04:05.000000Z: %w", err)
 	}
+	if parsed.Format(timeLayout) != s { // time.Parse takes an hour of one digit and a comma, too
+		return 0, fmt.Errorf("a time is written like 2026-01-02T03:04:05.000000Z, not %q", s)
+	}
 	return At(parsed), nil
 }
