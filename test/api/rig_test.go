@@ -178,6 +178,20 @@ func (r *rig) finish(token, tenant, run string) map[string]any {
 	return r.want(r.ask("GET", "/api/v1/runs/"+run, token, tenant, nil), 200)
 }
 
+// sealed waits until an ended run is in the log, which is soon after its end.
+func (r *rig) sealed(token, tenant, run string) {
+	r.t.Helper()
+	for until := time.Now().Add(20 * time.Second); ; {
+		a := r.ask("GET", "/api/v1/runs/"+run+"/proof", token, tenant, nil)
+		if a.status == 200 {
+			return
+		}
+		if r.code(a, 422, "INCOMPLETE"); time.Now().After(until) {
+			r.t.Fatalf("the run %s is not sealed: %s", run, a.body)
+		}
+	}
+}
+
 // packTar is a pack as a tar.
 func packTar(t testing.TB, files map[string]string) []byte {
 	t.Helper()

@@ -24,6 +24,7 @@ func furnish(r *rig, tenant string, tokens map[string]string) possessions {
 	if ended["state"] != "succeeded" {
 		r.t.Fatalf("the run of %s ended %v: %v", tenant, ended["state"], ended["reason"])
 	}
+	r.sealed(tokens["viewer"], tenant, id)
 	artifacts := r.want(r.ask("GET", "/api/v1/runs/"+id+"/artifacts", tokens["viewer"], tenant, nil), 200)["items"].([]any)
 	keys := r.want(r.ask("GET", "/api/v1/keys", tokens["viewer"], tenant, nil), 200)["items"].([]any)
 	spare := r.want(r.ask("POST", "/api/v1/tokens", tokens["admin"], tenant, map[string]any{"account": tenant + "-operator", "scopes": []string{"packs.read"}}), 201)
