@@ -65,7 +65,7 @@ func Bundle(ctx context.Context, w io.Writer, version string, f *Folder, t *Tele
 			continue
 		}
 		raw = clean(raw)
-		if err := out.WriteHeader(&tar.Header{Name: "orrery-debug/" + name, Mode: 0o600, Size: int64(len(raw)), ModTime: time.Now(), Typeflag: tar.TypeReg}); err != nil {
+		if err := out.WriteHeader(&tar.Header{Name: "orrery-debug/" + name, Mode: 0o600, Size: int64(len(raw)), ModTime: time.Now().Truncate(time.Second), Typeflag: tar.TypeReg}); err != nil {
 			return fault.Wrap(fault.Internal, err, "the bundle")
 		}
 		if _, err := out.Write(raw); err != nil {

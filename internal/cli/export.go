@@ -78,16 +78,12 @@ Secret settings are left out, and whatever has the form of a token, a password i
 tenants, packs and machines stay: look into it before you send it on.`,
 		Example: "  orrery debug bundle -f debug.tar.gz",
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			out, err := os.OpenFile(file, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
-			if err != nil {
-				return fault.Wrap(fault.Invalid, err, "write %s", file)
-			}
-			defer out.Close()
-			if err := c.debugBundle(cmd.Context(), cmd, out); err != nil {
+			var out bytes.Buffer
+			if err := c.debugBundle(cmd.Context(), cmd, &out); err != nil {
 				return err
 			}
-			if err := out.Close(); err != nil {
-				return fault.Wrap(fault.Internal, err, "write %s", file)
+			if err := os.WriteFile(file, out.Bytes(), 0o600); err != nil {
+				return fault.Wrap(fault.Invalid, err, "write %s", file)
 			}
 			return c.show(map[string]any{"file": file}, func(w io.Writer) error {
 				_, err := fmt.Fprintln(w, file)

@@ -36,7 +36,7 @@ func ended(tenant work.Tenant, class string) kernel.Commit {
 }
 
 // Whatever tenants, classes, routes and limits there are, the series stay few.
-func TestLabelsAreBounded(t *testing.T) {
+func TestJ11_LabelsAreBounded(t *testing.T) {
 	m := metric.New("test", 3)
 	m.Gauges(func(context.Context) ([]store.Census, error) {
 		var all []store.Census

@@ -19,6 +19,7 @@ import (
 	"orrery.example/orrery/internal/blob/folder"
 	"orrery.example/orrery/internal/canonical"
 	"orrery.example/orrery/internal/keyring"
+	"orrery.example/orrery/internal/metric"
 	"orrery.example/orrery/internal/store"
 	"orrery.example/orrery/internal/store/kernel"
 	"orrery.example/orrery/internal/store/sqlite"
@@ -41,7 +42,8 @@ func newRig(b *testing.B) *rig {
 	if err != nil {
 		b.Fatal(err)
 	}
-	s := kernel.New(driver, kernel.Options{Now: app.Now})
+	// Counted as in a server.
+	s := kernel.New(driver, kernel.Options{Now: app.Now, Observe: metric.New("bench", 0).Commit})
 	blobs, err := folder.Open(dir + "/blobs")
 	if err != nil {
 		b.Fatal(err)
