@@ -122,7 +122,8 @@ type Revocation struct {
 type KeyRequest struct {
 	Name   string   `json:"name,omitempty"` // the caller's without one
 	Public string   `json:"public"`         // PEM
-	Usage  []string `json:"usage"`          // submit, approve, …
+	Usage  []string `json:"usage"`          // submit, approve, publish, …
+	From   string   `json:"from,omitempty"` // from when on it counts, as an administrator may say; RFC 3339, now without
 }
 
 // RevokeRequest ends the trust in a key.

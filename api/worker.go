@@ -197,6 +197,11 @@ type WorkerTrustRoots struct {
 	Items []json.RawMessage `json:"items"` // DSSE envelopes
 }
 
+// WorkerSignatures are what authors have signed of a pack.
+type WorkerSignatures struct {
+	Items []json.RawMessage `json:"items"` // DSSE envelopes
+}
+
 // WorkerCached is an earlier result under a cache key.
 type WorkerCached struct {
 	Origin    WorkerOrigin     `json:"origin"`

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"orrery.example/orrery/api"
+	"orrery.example/orrery/internal/access"
 	"orrery.example/orrery/internal/blob/folder"
 	"orrery.example/orrery/internal/fault"
 	"orrery.example/orrery/internal/keyring"
@@ -246,7 +247,7 @@ func (t *tokenFile) value() string {
 
 // guard decides whose steps run here.
 func (o WorkerOptions) guard(client *remote.Client, source *remote.Source) (*warrant.Guard, error) {
-	c := warrant.Config{Request: source.Request, Now: Now}
+	c := warrant.Config{Request: source.Request, Authors: source.Signatures, Now: Now}
 	var err error
 	if c.Trust, err = o.trust(client); err != nil {
 		return nil, err
@@ -259,7 +260,7 @@ func (o WorkerOptions) guard(client *remote.Client, source *remote.Source) (*war
 		dec := json.NewDecoder(bytes.NewReader(raw))
 		dec.DisallowUnknownFields()
 		var doc struct {
-			Rules []warrant.Rule `json:"rules"`
+			Rules []access.Rule `json:"rules"`
 		}
 		if err := dec.Decode(&doc); err != nil || len(doc.Rules) == 0 {
 			return nil, fault.New(fault.Invalid, "%s holds no rules: %v", o.RulesFile, err).

@@ -15,6 +15,7 @@ import (
 	"sync"
 	"time"
 
+	"orrery.example/orrery/internal/admission"
 	"orrery.example/orrery/internal/authority"
 	"orrery.example/orrery/internal/control"
 	"orrery.example/orrery/internal/engine"
@@ -64,7 +65,8 @@ type Server struct {
 	opts      ServerOptions
 	api       *httpapi.Server
 	authority *authority.Authority // of workers' identities
-	federated *oidc.Service        // verifies tokens of identity providers
+	admission *admission.Service
+	federated *oidc.Service // verifies tokens of identity providers
 	streams   *stream.Hub
 
 	mu     sync.Mutex
@@ -90,8 +92,9 @@ func OpenServer(ctx context.Context, o ServerOptions) (*Server, error) {
 	s := &Server{
 		Folder: f, opts: o, Identity: &identity.Service{Records: f.Store, Now: Now},
 		spaces: map[work.Tenant]*rest.Space{f.Tenant: {Keys: f.Keys, Control: f.Control, Attest: f.Attest}},
-		guards: map[work.Tenant]*warrant.Guard{},
+		guards: map[work.Tenant]*warrant.Guard{}, admission: &admission.Service{Records: f.Store, Now: Now},
 	}
+	f.Control.Admit = s.admit(f.Keys)
 	if err := s.prepare(ctx); err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
@@ -120,9 +123,9 @@ func (s *Server) prepare(ctx context.Context) error {
 		return err
 	}
 	s.streams = stream.NewHub(s.Store, s.opts.Heartbeat)
-	routes := rest.Routes(rest.Deps{Store: s.Store, Streams: s.streams, Blobs: s.Blobs, Identity: s.Identity, Login: s.logins(), Space: s.space, Check: s.checks, Now: Now, Debug: s.debug})
+	routes := rest.Routes(rest.Deps{Store: s.Store, Streams: s.streams, Blobs: s.Blobs, Identity: s.Identity, Admission: s.admission, Login: s.logins(), Space: s.space, Check: s.checks, Now: Now, Debug: s.debug})
 	routes = append(routes, workerapi.Routes(workerapi.Deps{
-		Store: s.Store, Blobs: s.Blobs, Spool: filepath.Join(s.Dir, "uploads"), Now: Now, Log: s.Log, Trust: s.trust, Roots: s.roots, Authority: s.authority,
+		Store: s.Store, Blobs: s.Blobs, Spool: filepath.Join(s.Dir, "uploads"), Now: Now, Log: s.Log, Trust: s.trust, Roots: s.roots, Signed: s.signatures, Authority: s.authority,
 	})...)
 	routes = append(routes, live.Routes(live.Deps{Store: s.Store, Streams: s.streams, Identity: s.Identity})...)
 	routes = append(routes, httpapi.ProbeRoutes(httpapi.Probes{Ready: s.ready, Metrics: s.opts.Aside.metrics(s.Telemetry), Version: s.opts.Version})...)
@@ -173,6 +176,27 @@ func (s *Server) roots(ctx context.Context, tenant work.Tenant, after int64, lim
 	return out, err
 }
 
+// admit holds runs to the rules of their tenant, and the signatures of packs to its keys.
+func (s *Server) admit(keys keyring.Ring) func(context.Context, work.Tenant, work.PackRef, string) error {
+	return func(ctx context.Context, tenant work.Tenant, pack work.PackRef, submitter string) error {
+		trust, err := keys.Trust()
+		if err != nil {
+			return err
+		}
+		return s.admission.Admit(ctx, tenant, pack, submitter, trust)
+	}
+}
+
+// signatures are what authors have signed of a pack.
+func (s *Server) signatures(ctx context.Context, tenant work.Tenant, pack work.Digest) ([]json.RawMessage, error) {
+	found, err := s.admission.Signatures(ctx, tenant, pack)
+	out := make([]json.RawMessage, len(found))
+	for i := range found {
+		out[i] = found[i].Signed
+	}
+	return out, err
+}
+
 // ready asks the store something.
 func (s *Server) ready(ctx context.Context) error {
 	_, err := s.Store.AuditEnd(ctx, s.Tenant)
@@ -200,7 +224,7 @@ func (s *Server) space(ctx context.Context, tenant work.Tenant) (*rest.Space, er
 	if err != nil {
 		return nil, err
 	}
-	sp := &rest.Space{Keys: keys, Attest: sealer, Control: &control.Service{Store: s.Store, Blobs: s.Blobs, Flows: s.Store, Trust: keys.Trust, Now: Now}}
+	sp := &rest.Space{Keys: keys, Attest: sealer, Control: &control.Service{Store: s.Store, Blobs: s.Blobs, Flows: s.Store, Trust: keys.Trust, Now: Now, Admit: s.admit(keys)}}
 	s.spaces[tenant] = sp
 	if s.life != nil {
 		if err := s.serveTenant(tenant, sp); err != nil {

@@ -55,7 +55,8 @@ func (c *cli) tenantCommand() *cobra.Command {
 }
 
 func (c *cli) packsCommand() *cobra.Command {
-	return c.grouped("packs", "Pause and resume everything of a pack",
+	return c.grouped("packs", "Sign packs, publish them at a server, and pause and resume all that is of one",
+		c.signPackCommand(), c.verifyPackCommand(), c.publishPackCommand(), c.listPacksCommand(), c.showPackCommand(),
 		c.flowCommand(store.FlowPack, "pause", "Let no step of a pack be claimed; steps that run go on"),
 		c.flowCommand(store.FlowPack, "resume", "Let a paused pack go on"))
 }

@@ -6,12 +6,14 @@ import (
 	"io"
 	"os"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
 	"orrery.example/orrery/internal/app"
 	"orrery.example/orrery/internal/fault"
 	"orrery.example/orrery/internal/keyring"
+	"orrery.example/orrery/internal/work"
 )
 
 func (c *cli) keysCommand() *cobra.Command {
@@ -34,6 +36,15 @@ func (c *cli) ring() (*keyring.Folder, error) {
 		return nil, fault.Wrap(fault.Internal, err, "data folder %s", o.Dir)
 	}
 	return keyring.Open(o.Dir), nil
+}
+
+// everyUsage names what keys are for.
+func everyUsage() string {
+	var names []string
+	for _, u := range keyring.Usages() {
+		names = append(names, string(u))
+	}
+	return strings.Join(names, ", ")
 }
 
 func usages(names []string) ([]keyring.Usage, error) {
@@ -95,7 +106,7 @@ func (c *cli) generateKeyCommand() *cobra.Command {
 			return c.showKey(key.Key)
 		},
 	}
-	cmd.Flags().StringSliceVar(&use, "usage", []string{"approve", "submit"}, "what it is for: approve, submit, attest, log, worker")
+	cmd.Flags().StringSliceVar(&use, "usage", []string{"approve", "submit"}, "what it is for: "+everyUsage())
 	return cmd
 }
 
@@ -171,6 +182,7 @@ func (c *cli) exportKeysCommand() *cobra.Command {
 
 func (c *cli) trustKeyCommand() *cobra.Command {
 	var use []string
+	var from string
 	cmd := &cobra.Command{
 		Use: "trust NAME FILE", Short: "Trust somebody's public key (PEM)", Args: exactly(2, "a name and a PEM file"),
 		RunE: func(_ *cobra.Command, args []string) error {
@@ -186,14 +198,23 @@ func (c *cli) trustKeyCommand() *cobra.Command {
 			if err != nil {
 				return fault.Wrap(fault.NotFound, err, "public key")
 			}
-			key, err := ring.Import(args[0], raw, u, app.Now())
+			begin := app.Now()
+			if from != "" {
+				at, err := time.Parse(time.RFC3339, from)
+				if err != nil {
+					return fault.New(fault.Invalid, "%q is no time", from).WithHint("write it like 2026-01-31T12:00:00Z")
+				}
+				begin = work.At(at)
+			}
+			key, err := ring.Import(args[0], raw, u, begin)
 			if err != nil {
 				return err
 			}
 			return c.showKey(key)
 		},
 	}
-	cmd.Flags().StringSliceVar(&use, "usage", []string{"approve"}, "what it is trusted for: approve, submit, attest, log, worker")
+	cmd.Flags().StringSliceVar(&use, "usage", []string{"approve"}, "what it is trusted for: "+everyUsage())
+	cmd.Flags().StringVar(&from, "from", "", "from when on, for what was signed before today (RFC 3339; default: now)")
 	return cmd
 }
 

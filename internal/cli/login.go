@@ -314,7 +314,7 @@ func register(ctx context.Context, s *client.Client, held []keyring.Key, name st
 		return err
 	}
 	// A key is trusted for what its account may do, whatever else it is for on this machine.
-	may := map[keyring.Usage]string{keyring.Submit: "packs.run", keyring.Approve: "packs.approve"}
+	may := map[keyring.Usage]string{keyring.Submit: "packs.run", keyring.Approve: "packs.approve", keyring.Publish: "packs.write"}
 	done := false
 	for _, k := range held {
 		k.Usage = slices.DeleteFunc(slices.Clone(k.Usage), func(u keyring.Usage) bool {

@@ -75,6 +75,9 @@ func (s *Service) accept(ctx context.Context, a Signed) (out prepared, err error
 	case said.ExpiresAt != 0 && said.ExpiresAt <= now:
 		return out, fault.New(fault.Conflict, "the submission was to be admitted before %s", said.ExpiresAt)
 	}
+	if err := s.admit(ctx, a.Tenant, p.Pack, said.Submitter); err != nil {
+		return out, err
+	}
 	sub := Submission{Tenant: a.Tenant, Built: a.Built, Files: a.Files, Carried: a.Carried}
 	if err := s.keepFiles(ctx, sub); err != nil {
 		return out, err

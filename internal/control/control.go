@@ -48,6 +48,9 @@ type Service struct {
 	Trust func() (keyring.Trust, error) // the trust root of the moment
 	Now   func() work.Time
 
+	// Admit returns nil when a pack may run for somebody; nil for a function that always does.
+	Admit func(ctx context.Context, tenant work.Tenant, pack work.PackRef, submitter string) error
+
 	crowded atomic.Int32 // rises when names are taken, falls when they are free
 }
 
@@ -91,6 +94,13 @@ func Request(ctx context.Context, sub Submission, now work.Time) (id work.RunID,
 		Nonce: rand.Text(), IssuedAt: now, Note: sub.Note,
 	}, sub.By)
 	return id, inputs, e, err
+}
+
+func (s *Service) admit(ctx context.Context, tenant work.Tenant, pack work.PackRef, submitter string) error {
+	if s.Admit == nil {
+		return nil
+	}
+	return s.Admit(ctx, tenant, pack, submitter)
 }
 
 func (s *Service) keepFiles(ctx context.Context, sub Submission) error {

@@ -34,6 +34,9 @@ type prepared struct {
 
 func (s *Service) prepare(ctx context.Context, sub Submission) (out prepared) {
 	p := sub.Built.Plan
+	if out.err = s.admit(ctx, sub.Tenant, p.Pack, sub.By.Name()); out.err != nil {
+		return out
+	}
 	if out.err = s.keepFiles(ctx, sub); out.err != nil {
 		return out
 	}

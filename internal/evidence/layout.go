@@ -42,6 +42,7 @@ const (
 	PayloadPackRun     = "application/vnd.stellaops.pack-run+json"
 	PayloadManifest    = "application/vnd.orrery.manifest+json"
 	PayloadJob         = "application/vnd.orrery.job+json"
+	PayloadPack        = "application/vnd.orrery.pack+json"
 	mediaJSON          = "application/json"
 	mediaLines         = "application/x-ndjson"
 	mediaEnvelope      = "application/vnd.dsse.envelope.v1+json"

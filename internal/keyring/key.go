@@ -22,12 +22,13 @@ const (
 	Approve Usage = "approve" // at gates, by a person
 	Attest  Usage = "attest"  // what a run did, by the service
 	Log     Usage = "log"     // checkpoints of the ledger; signs nothing else
+	Publish Usage = "publish" // packs, by their author
 	Worker  Usage = "worker"  // results
 	RootKey Usage = "root"    // trust roots that travel as signed files
 )
 
 // Usages lists every usage, sorted.
-func Usages() []Usage { return []Usage{Approve, Attest, Log, RootKey, Submit, Worker} }
+func Usages() []Usage { return []Usage{Approve, Attest, Log, Publish, RootKey, Submit, Worker} }
 
 // Algorithm names a kind of key.
 type Algorithm string

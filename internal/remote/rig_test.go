@@ -3,6 +3,7 @@ package remote_test
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 	"log/slog"
@@ -60,6 +61,7 @@ type rig struct {
 	requests  atomic.Int64
 	mu        sync.Mutex
 	runs      int
+	stated    []json.RawMessage // what authors have signed of packs
 }
 
 func newRig(t testing.TB) *rig {
@@ -80,6 +82,7 @@ func newRig(t testing.TB) *rig {
 	server, err := httpapi.New(httpapi.Config{
 		Routes: workerapi.Routes(workerapi.Deps{
 			Store: r.store, Blobs: r.blobs, Spool: t.TempDir(), Now: r.now, Authority: r.authority,
+			Signed: func(context.Context, work.Tenant, work.Digest) ([]json.RawMessage, error) { return r.stated, nil },
 		}),
 		Certificate: r.authority.Identify,
 		Identity: tokens{

@@ -347,6 +347,23 @@ func (s *Source) Request(ctx context.Context, _ work.Tenant, run work.RunID) ([]
 	return raw, err
 }
 
+// Signatures returns what authors have signed of a pack: DSSE envelopes.
+func (s *Source) Signatures(ctx context.Context, _ work.Tenant, pack work.Digest) ([][]byte, error) {
+	raw, err := s.c.document(ctx, "packs/"+string(pack)+"/signatures")
+	if err != nil {
+		return nil, err
+	}
+	var list api.WorkerSignatures
+	if err := json.Unmarshal(raw, &list); err != nil {
+		return nil, fault.Wrap(fault.Unavailable, err, "the signatures of a pack")
+	}
+	out := make([][]byte, len(list.Items))
+	for i := range out {
+		out[i] = list.Items[i]
+	}
+	return out, nil
+}
+
 // Trust returns the keyring that the server has for the worker's tenant.
 func (c *Client) Trust(ctx context.Context) ([]byte, error) { return c.document(ctx, "trust") }
 

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
+	"encoding/json"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -16,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"orrery.example/orrery/internal/access"
 	"orrery.example/orrery/internal/canonical"
 	"orrery.example/orrery/internal/evidence"
 	"orrery.example/orrery/internal/keyring"
@@ -64,17 +66,39 @@ func signed(t *testing.T, by keyring.Signer, run work.RunID, p *work.Plan, chang
 // A server that was taken over may say what it likes: nothing is executed that the author has not signed.
 func TestLyingServer(t *testing.T) {
 	alice, mallory := author(t, "alice"), author(t, "mallory")
+	carol, err := keyring.Generate("carol", keyring.Ed25519, []keyring.Usage{keyring.Publish}, work.At(time.Now().Add(-time.Hour)))
+	if err != nil {
+		t.Fatal(err)
+	}
 	trust, err := keyring.Trust{}.With(alice.Key)
 	if err != nil {
 		t.Fatal(err)
 	}
+	if trust, err = trust.With(carol.Key); err != nil {
+		t.Fatal(err)
+	}
+	statement := func(by *keyring.Private, change func(*work.PackRef)) func(*testing.T, *work.Plan) []byte {
+		return func(t *testing.T, p *work.Plan) []byte {
+			pack := p.Pack
+			if change != nil {
+				change(&pack)
+			}
+			e, err := evidence.SignPack(t.Context(), evidence.PackStatement{Pack: pack, SignedAt: work.At(time.Now())}, by)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return e.Encode()
+		}
+	}
+	byCarol := []access.Rule{{Pack: "*", Submitters: []string{"*"}, Authors: []string{"carol"}}}
 	touched := func(dir string) string { return filepath.Join(dir, "executed") }
 	cases := []struct {
 		name    string
 		request func(t *testing.T, run work.RunID, p *work.Plan) []byte
 		lie     func(path string, body []byte) []byte
-		rules   []warrant.Rule
-		reason  work.ReasonCode // "" for a run that is executed
+		rules   []access.Rule
+		author  func(t *testing.T, p *work.Plan) []byte // what is stated of the pack
+		reason  work.ReasonCode                         // "" for a run that is executed
 	}{
 		{name: "an honest server", reason: ""},
 		{name: "another plan", reason: work.EndedByPlanMismatch, lie: func(path string, body []byte) []byte {
@@ -122,9 +146,26 @@ func TestLyingServer(t *testing.T) {
 				s.IssuedAt, s.ExpiresAt = work.At(time.Now().Add(-2*time.Minute)), work.At(time.Now().Add(-time.Minute))
 			})
 		}},
-		{name: "a signer without a rule", reason: work.EndedByDistrust, rules: []warrant.Rule{{Pack: "te*", Submitters: []string{"bob"}}}},
-		{name: "a pack without a rule", reason: work.EndedByDistrust, rules: []warrant.Rule{{Pack: "other", Submitters: []string{"*"}}}},
-		{name: "a rule that fits", rules: []warrant.Rule{{Tenant: "globex", Pack: "*", Submitters: []string{"bob"}}, {Pack: "test", Submitters: []string{"alice"}}}},
+		{name: "a signer without a rule", reason: work.EndedByDistrust, rules: []access.Rule{{Pack: "te*", Submitters: []string{"bob"}}}},
+		{name: "a pack without a rule", reason: work.EndedByDistrust, rules: []access.Rule{{Pack: "other", Submitters: []string{"*"}}}},
+		{name: "a rule that fits", rules: []access.Rule{{Tenant: "globex", Pack: "*", Submitters: []string{"bob"}}, {Pack: "test", Submitters: []string{"alice"}}}},
+		{name: "a pack of its author", rules: byCarol, author: statement(carol, nil)},
+		{name: "a pack that nobody has signed", reason: work.EndedByDistrust, rules: byCarol},
+		{name: "a pack that somebody else has signed", reason: work.EndedByDistrust, rules: byCarol, author: statement(alice, nil)},
+		{name: "a pack that a stranger has signed", reason: work.EndedByDistrust, rules: byCarol, author: statement(mallory, nil)},
+		{name: "the signature of another pack", reason: work.EndedByDistrust, rules: byCarol, author: statement(carol, func(p *work.PackRef) {
+			p.Digest = canonical.Digest([]byte("another"))
+		})},
+		{name: "the signature of another version", reason: work.EndedByDistrust, rules: byCarol, author: statement(carol, func(p *work.PackRef) { p.Version = "2.0.0" })},
+		{name: "a changed signature", reason: work.EndedByDistrust, rules: byCarol, author: func(t *testing.T, p *work.Plan) []byte {
+			return bytes.Replace(statement(carol, nil)(t, p), []byte(`"payload":"ey`), []byte(`"payload":"ez`), 1)
+		}},
+		{name: "signatures that the server keeps back", reason: work.EndedByDistrust, rules: byCarol, author: statement(carol, nil), lie: func(path string, body []byte) []byte {
+			if strings.HasSuffix(path, "/signatures") {
+				return []byte(`{"items":[]}`)
+			}
+			return body
+		}},
 	}
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
@@ -147,6 +188,9 @@ func TestLyingServer(t *testing.T) {
 			if c.request != nil {
 				request = c.request(t, "run_this", p)
 			}
+			if c.author != nil {
+				r.stated = []json.RawMessage{c.author(t, p)}
+			}
 			id, _ := r.submit(request, "run_this", p)
 			run := r.ends(id)
 			_, err := os.Stat(touched(dir))
@@ -164,13 +208,13 @@ func TestLyingServer(t *testing.T) {
 }
 
 // trusting starts a worker that checks who asked.
-func (r *rig) trusting(at string, trust keyring.Trust, rules []warrant.Rule) {
+func (r *rig) trusting(at string, trust keyring.Trust, rules []access.Rule) {
 	r.t.Helper()
 	c := r.client(at, "one")
 	source := c.Source(r.t.Context(), remote.About{Worker: "w", Slots: 1})
 	r.worker(at, 1, func(config *worker.Config) {
 		guard, err := warrant.New(warrant.Config{
-			Request: source.Request, Rules: rules, Now: config.Now, Trust: func() (keyring.Trust, error) { return trust, nil },
+			Request: source.Request, Authors: source.Signatures, Rules: rules, Now: config.Now, Trust: func() (keyring.Trust, error) { return trust, nil },
 		})
 		if err != nil {
 			r.t.Fatal(err)

@@ -8,12 +8,11 @@ package warrant
 
 import (
 	"context"
-	"path"
 	"reflect"
-	"slices"
 	"sync"
 	"time"
 
+	"orrery.example/orrery/internal/access"
 	"orrery.example/orrery/internal/dsse"
 	"orrery.example/orrery/internal/engine"
 	"orrery.example/orrery/internal/evidence"
@@ -23,18 +22,12 @@ import (
 	"orrery.example/orrery/internal/work"
 )
 
-// Rule says whose signatures may run packs of a name. The first rule that fits decides; where there are rules, what fits none is refused.
-type Rule struct {
-	Tenant     work.Tenant `json:"tenant,omitempty"` // "" for any
-	Pack       string      `json:"pack"`             // a pattern, * for any text without a slash
-	Submitters []string    `json:"submitters"`       // names of keys in the trust root; "*" for all of them
-}
-
 // Config is what a guard goes by.
 type Config struct {
-	Request func(ctx context.Context, tenant work.Tenant, run work.RunID) ([]byte, error) // the signed request of a run, nil for none
-	Trust   func() (keyring.Trust, error)                                                 // the trust root of the worker
-	Rules   []Rule                                                                        // none: every key that is trusted to submit may run everything
+	Request func(ctx context.Context, tenant work.Tenant, run work.RunID) ([]byte, error)     // the signed request of a run, nil for none
+	Authors func(ctx context.Context, tenant work.Tenant, pack work.Digest) ([][]byte, error) // what authors have signed of a pack
+	Trust   func() (keyring.Trust, error)                                                     // the trust root of the worker
+	Rules   []access.Rule                                                                     // none: every key that is trusted to submit may run everything
 	Now     func() work.Time
 }
 
@@ -66,10 +59,8 @@ const (
 
 // New returns a guard. Error: fault.Invalid for a rule that is none.
 func New(c Config) (*Guard, error) {
-	for _, r := range c.Rules {
-		if _, err := path.Match(r.Pack, ""); err != nil || r.Pack == "" || len(r.Submitters) == 0 {
-			return nil, fault.New(fault.Invalid, "a rule names a pattern of packs and submitters, not %q and %q", r.Pack, r.Submitters)
-		}
+	if err := access.CheckRules(c.Rules); err != nil {
+		return nil, err
 	}
 	return &Guard{Config: c, known: map[runKey]request{}}, nil
 }
@@ -94,26 +85,33 @@ func (g *Guard) Check(ctx context.Context, lease *store.Grant, plan *engine.Grap
 	case req.ExpiresAt != 0 && g.Now() > req.ExpiresAt:
 		return fault.New(fault.Untrusted, "the request of %s expired at %s", req.Submitter, req.ExpiresAt)
 	}
-	if err := g.allowed(lease.Tenant, req.Pack.Name, req.Submitter); err != nil {
+	asked := access.Asked{Tenant: lease.Tenant, Pack: req.Pack.Name, Submitter: req.Submitter}
+	if err := access.Permit(g.Rules, asked, func() ([]string, error) { return g.authors(ctx, lease.Tenant, req.Pack) }); err != nil {
 		return err
 	}
 	return engine.CheckBindings(plan, lease.Step, lease.Bindings)
 }
 
-func (g *Guard) allowed(tenant work.Tenant, pack, submitter string) error {
-	if len(g.Rules) == 0 {
-		return nil
+// authors are those who have signed a pack, of those whom the worker trusts to publish.
+func (g *Guard) authors(ctx context.Context, tenant work.Tenant, pack work.PackRef) ([]string, error) {
+	if g.Authors == nil {
+		return nil, nil
 	}
-	for _, r := range g.Rules {
-		if fits, _ := path.Match(r.Pack, pack); !fits || r.Tenant != "" && r.Tenant != tenant {
-			continue
-		}
-		if slices.Contains(r.Submitters, submitter) || slices.Contains(r.Submitters, "*") {
-			return nil
-		}
-		return fault.New(fault.Untrusted, "this worker does not run %s for %s", pack, submitter)
+	raw, err := g.Authors(ctx, tenant, pack.Digest)
+	if err != nil {
+		return nil, err
 	}
-	return fault.New(fault.Untrusted, "this worker has no rule for the pack %s", pack)
+	trust, err := g.reload()
+	if err != nil {
+		return nil, err
+	}
+	var statements []dsse.Envelope
+	for _, text := range raw {
+		if e, err := dsse.Decode(text); err == nil { // what is none counts for nobody
+			statements = append(statements, e)
+		}
+	}
+	return evidence.Authors(statements, pack, trust, g.Now()), nil
 }
 
 // request returns the verified request of a run. The signature is checked once; whether its key is trusted, whenever the trust changes.

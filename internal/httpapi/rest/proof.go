@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"net/http"
 	"strconv"
+	"time"
 
 	"orrery.example/orrery/api"
 	"orrery.example/orrery/internal/access"
@@ -13,6 +14,7 @@ import (
 	"orrery.example/orrery/internal/httpapi"
 	"orrery.example/orrery/internal/keyring"
 	"orrery.example/orrery/internal/ledger"
+	"orrery.example/orrery/internal/work"
 )
 
 func (s *service) proofRoutes() []httpapi.Route {
@@ -187,6 +189,8 @@ func mayUse(c *httpapi.Call, u keyring.Usage) bool {
 	switch u {
 	case keyring.Submit:
 		return access.Covers(c.Principal.Scopes, access.PacksRun)
+	case keyring.Publish:
+		return access.Covers(c.Principal.Scopes, access.PacksWrite)
 	case keyring.Approve:
 		return access.Covers(c.Principal.Scopes, access.PacksApprove)
 	default:
@@ -216,7 +220,11 @@ func (s *service) trustKey(w http.ResponseWriter, r *http.Request, c *httpapi.Ca
 	if err != nil {
 		return err
 	}
-	key, err := sp.Keys.Import(q.Name, []byte(q.Public), usage, s.Now())
+	from, err := s.since(c, q.From)
+	if err != nil {
+		return err
+	}
+	key, err := sp.Keys.Import(q.Name, []byte(q.Public), usage, from)
 	if err != nil {
 		return err
 	}
@@ -225,6 +233,21 @@ func (s *service) trustKey(w http.ResponseWriter, r *http.Request, c *httpapi.Ca
 		return err
 	}
 	return httpapi.Reply(w, http.StatusCreated, out)
+}
+
+// since is from when on a key counts. Nobody but an administrator says that what was signed before today counts.
+func (s *service) since(c *httpapi.Call, from string) (work.Time, error) {
+	if from == "" {
+		return s.Now(), nil
+	}
+	at, err := time.Parse(time.RFC3339, from)
+	if err != nil {
+		return 0, fault.New(fault.Invalid, "%q is no time", from).WithHint("write it like 2026-01-31T12:00:00Z")
+	}
+	if !access.Covers(c.Principal.Scopes, access.Admin) {
+		return 0, fault.New(fault.Denied, "only an administrator says from when on a key counts")
+	}
+	return work.At(at), nil
 }
 
 func (s *service) revokeKey(w http.ResponseWriter, r *http.Request, c *httpapi.Call) error {

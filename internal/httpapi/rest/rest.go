@@ -11,6 +11,7 @@ import (
 
 	"orrery.example/orrery/api"
 	"orrery.example/orrery/internal/access"
+	"orrery.example/orrery/internal/admission"
 	"orrery.example/orrery/internal/attest"
 	"orrery.example/orrery/internal/control"
 	"orrery.example/orrery/internal/fault"
@@ -38,15 +39,16 @@ type Space struct {
 
 // Deps are what the operations work on.
 type Deps struct {
-	Store    store.Store
-	Blobs    Blobs
-	Streams  *stream.Hub
-	Identity *identity.Service
-	Login    []api.LoginProvider                                           // where people can log in
-	Space    func(ctx context.Context, tenant work.Tenant) (*Space, error) // fault.NotFound for a tenant that does not exist
-	Check    func(ctx context.Context, tenant work.Tenant) []api.Check     // tries what the tenant's runs need of the server
-	Now      func() work.Time
-	Debug    func(ctx context.Context, w io.Writer) error // writes a debug bundle
+	Store     store.Store
+	Blobs     Blobs
+	Streams   *stream.Hub
+	Identity  *identity.Service
+	Admission *admission.Service
+	Login     []api.LoginProvider                                           // where people can log in
+	Space     func(ctx context.Context, tenant work.Tenant) (*Space, error) // fault.NotFound for a tenant that does not exist
+	Check     func(ctx context.Context, tenant work.Tenant) []api.Check     // tries what the tenant's runs need of the server
+	Now       func() work.Time
+	Debug     func(ctx context.Context, w io.Writer) error // writes a debug bundle
 }
 
 type service struct{ Deps }
@@ -61,6 +63,7 @@ func Routes(d Deps) []httpapi.Route {
 	routes = append(routes, s.historyRoutes()...)
 	routes = append(routes, s.controlRoutes()...)
 	routes = append(routes, s.packRoutes()...)
+	routes = append(routes, s.admissionRoutes()...)
 	routes = append(routes, s.proofRoutes()...)
 	routes = append(routes, s.accountRoutes()...)
 	routes = append(routes, s.auditRoutes()...)

@@ -63,6 +63,24 @@ func (s *service) trust(w http.ResponseWriter, r *http.Request, c *httpapi.Call)
 	return document(w, r, raw)
 }
 
+func (s *service) signatures(w http.ResponseWriter, r *http.Request, c *httpapi.Call) error {
+	t, err := tenant(c)
+	if err != nil {
+		return err
+	}
+	pack, err := digest(r, "digest")
+	if err != nil {
+		return err
+	}
+	out := api.WorkerSignatures{Items: []json.RawMessage{}}
+	if s.Deps.Signed != nil {
+		if out.Items, err = s.Deps.Signed(r.Context(), t, pack); err != nil {
+			return err
+		}
+	}
+	return httpapi.Reply(w, http.StatusOK, out)
+}
+
 func (s *service) roots(w http.ResponseWriter, r *http.Request, c *httpapi.Call) error {
 	t, err := tenant(c)
 	if err != nil {

@@ -46,6 +46,7 @@ type Deps struct {
 	Spool     string                                                                                           // a folder for files that are half uploaded
 	Trust     func(ctx context.Context, tenant work.Tenant) ([]byte, error)                                    // the keyring of a tenant; nil for none to give
 	Roots     func(ctx context.Context, tenant work.Tenant, after int64, limit int) ([]json.RawMessage, error) // signed trust roots after a number; nil for none
+	Signed    func(ctx context.Context, tenant work.Tenant, pack work.Digest) ([]json.RawMessage, error)       // what authors have signed of a pack; nil for none
 	Authority *authority.Authority                                                                             // of short-lived identities; nil for none
 	Now       func() work.Time
 	Log       *slog.Logger
@@ -111,6 +112,8 @@ func (s *service) documentRoutes() []httpapi.Route {
 	const octets = "application/octet-stream"
 	cached := get("cache/{key}", "workerCached", "Find an earlier result by its cache key", "", s.cached)
 	cached.Reply = api.WorkerCached{}
+	signatures := get("packs/{digest}/signatures", "workerPackSignatures", "Read what authors have signed of a pack", "", s.signatures)
+	signatures.Reply = api.WorkerSignatures{}
 	roots := get("trust-roots", "workerTrustRoots", "Read the signed trust roots that follow the one the worker has", "", s.roots)
 	roots.Reply = api.WorkerTrustRoots{}
 	roots.Query = []httpapi.Param{{Name: "after", Type: "integer", Summary: "the number of the one it has", Example: "1"}}
@@ -119,7 +122,7 @@ func (s *service) documentRoutes() []httpapi.Route {
 		get("runs/{run}/request", "workerRequest", "Read the signed request of a run", "application/json", s.request),
 		cached,
 		get("trust", "workerTrust", "Read the keyring of the tenant, for workers that have no trust root of their own", "application/json", s.trust),
-		roots,
+		roots, signatures,
 		get("blobs/{digest}", "workerDownload", "Read a file by its digest", octets, s.download),
 		{
 			Method: http.MethodHead, Path: "/api/v1/worker/blobs/{digest}", Name: "workerUploadOffset", Handle: s.offset, Stream: octets,
