@@ -192,6 +192,29 @@ func Cancel(g *Graph, v View, now work.Time, actor work.Actor) error {
 	return nil
 }
 
+// Abort ends a run at once and without its plan: what is stored as that is not what was asked for, so nothing of it may start, its cleanup
+// neither. Attempts that run lose their leases. It does nothing to a run that has ended.
+func Abort(v View, now work.Time, reason work.Reason) {
+	run := v.Run()
+	if run.State.Terminal() {
+		return
+	}
+	m := begin(nil, v, now)
+	for _, id := range v.Live() {
+		row := v.Step(id)
+		if row.Lease != nil || row.Queue != nil {
+			row.Epoch++
+		}
+		row.State, row.Reason, row.Ended = work.Failed, reason, m.now
+		row.Lease, row.Queue, row.Timer, row.Stopping, row.Held = nil, nil, 0, false, false
+		v.Save(row)
+		v.Emit(work.StepEnded, id, row.Attempt, work.EndedData{State: work.Failed, Reason: reason})
+	}
+	run.Active, run.Slots, run.Held = 0, 0, 0
+	run.Outcome, run.Reason = work.Failed, reason
+	m.endRun()
+}
+
 // Due ends a run whose time limit has passed, and lets one whose time has come wait for its concurrency key. It does nothing to a run
 // that has neither or has ended.
 func Due(g *Graph, v View, now work.Time) {

@@ -209,9 +209,9 @@ func (u *unit) grant(t *taker, r *ReadyStep) (g *store.Grant, done bool, err err
 		return nil, r.Run == "", nil
 	}
 	req, q := t.req, t.q
-	h, err := u.open(r.Tenant, r.Run)
-	if err != nil {
-		return nil, false, err
+	h, err := u.sound(r.Tenant, r.Run)
+	if err != nil || h == nil {
+		return nil, h == nil, err
 	}
 	row := h.Step(r.Step)
 	if row == nil || row.Queue == nil || row.Held {

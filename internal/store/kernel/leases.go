@@ -73,10 +73,13 @@ func (u *unit) resync(req *store.ExchangeRequest) {
 		if ref.Tenant != req.Tenant && req.Tenant != store.Installation {
 			continue
 		}
-		h, err := u.open(ref.Tenant, ref.Run)
+		h, err := u.sound(ref.Tenant, ref.Run)
 		if err != nil {
 			u.fail(err)
 			return
+		}
+		if h == nil {
+			continue
 		}
 		row := h.Step(ref.Step)
 		// By its token: the worker may still be busy with an earlier attempt of the same step.
@@ -92,8 +95,8 @@ func (u *unit) resync(req *store.ExchangeRequest) {
 
 // giveBack revokes a lease without a charge: nobody is to blame.
 func (u *unit) giveBack(ref StepRef, session, why string) {
-	h, err := u.open(ref.Tenant, ref.Run)
-	if err != nil {
+	h, err := u.sound(ref.Tenant, ref.Run)
+	if err != nil || h == nil {
 		u.fail(err)
 		return
 	}
@@ -216,11 +219,13 @@ func (u *unit) look(refs []StepRef) ([]*work.Step, error) {
 	}
 	out := make([]*work.Step, len(refs))
 	for i, ref := range refs {
-		h, err := u.open(ref.Tenant, ref.Run)
+		h, err := u.sound(ref.Tenant, ref.Run)
 		if err != nil {
 			return nil, err
 		}
-		out[i] = h.Step(ref.Step)
+		if h != nil {
+			out[i] = h.Step(ref.Step)
+		}
 	}
 	return out, nil
 }

@@ -75,9 +75,12 @@ func (u *unit) endSession(session store.Session, reason work.Reason, charge bool
 	}
 	incarnation := u.s.driver.Incarnation()
 	for _, ref := range leases {
-		h, err := u.open(ref.Tenant, ref.Run)
+		h, err := u.sound(ref.Tenant, ref.Run)
 		if err != nil {
 			return err
+		}
+		if h == nil {
+			continue
 		}
 		row := h.Step(ref.Step)
 		if row == nil || row.Lease == nil || row.Lease.Session != session.ID {
@@ -106,9 +109,12 @@ func (u *unit) dueSteps(limit int) error {
 		return err
 	}
 	for _, ref := range due {
-		h, err := u.open(ref.Tenant, ref.Run)
+		h, err := u.sound(ref.Tenant, ref.Run)
 		if err != nil {
 			return err
+		}
+		if h == nil {
+			continue
 		}
 		engine.DueStep(h.graph, h, u.now, ref.Step, u.s.driver.Incarnation())
 	}
@@ -125,9 +131,12 @@ func (u *unit) dueRuns(limit int) error {
 		return err
 	}
 	for _, ref := range due {
-		h, err := u.open(ref.Tenant, ref.Run)
+		h, err := u.sound(ref.Tenant, ref.Run)
 		if err != nil {
 			return err
+		}
+		if h == nil {
+			continue
 		}
 		if h.run.Phase == work.PhaseDelayed {
 			busy, err := u.keyTaken(h.run, h.graph)

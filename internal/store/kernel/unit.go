@@ -18,13 +18,14 @@ type runKey struct {
 
 // unit is one transaction's set of rows: loaded once, changed in place, written together.
 type unit struct {
-	s     *Store
-	tx    Tx
-	now   work.Time
-	hot   map[runKey]*hot
-	order []*hot // in the order of first use, so that writes are deterministic
-	freed []freedKey
-	wrote bool
+	s      *Store
+	tx     Tx
+	now    work.Time
+	hot    map[runKey]*hot
+	order  []*hot           // in the order of first use, so that writes are deterministic
+	spoilt map[runKey]error // runs that were aborted, since their plans are not theirs
+	freed  []freedKey
+	wrote  bool
 
 	changes []Change // for the observer, when there is one
 
@@ -132,6 +133,9 @@ func (u *unit) open(tenant work.Tenant, id work.RunID) (*hot, error) {
 	if h := u.hot[key]; h != nil {
 		return h, nil
 	}
+	if err := u.spoilt[key]; err != nil {
+		return nil, err
+	}
 	if u.s.rows != nil {
 		if h := u.s.rows.get(key); h != nil {
 			h.u = u
@@ -149,11 +153,34 @@ func (u *unit) open(tenant work.Tenant, id work.RunID) (*hot, error) {
 	}
 	g, err := u.s.graphs.load(u.tx, tenant, run.PlanHash)
 	if err != nil {
+		if fault.CodeOf(err) == fault.PlanMismatch {
+			u.abort(key, run, err)
+		}
 		return nil, err
 	}
 	h := &hot{u: u, graph: g, run: run, steps: map[work.StepID]*slot{}}
 	u.use(key, h)
 	return h, nil
+}
+
+// abort ends a run whose plan is not the one that its hash names. What was asked for of the run fails; its end is committed all the same.
+func (u *unit) abort(key runKey, run *work.Run, why error) {
+	if u.spoilt == nil {
+		u.spoilt = map[runKey]error{}
+	}
+	u.spoilt[key] = why
+	h := &hot{u: u, run: run, steps: map[work.StepID]*slot{}}
+	engine.Abort(h, u.now, work.Reason{Code: work.EndedByPlanMismatch, Message: why.Error()})
+	u.order = append(u.order, h) // and in no cache: nobody else may see a run without a plan
+}
+
+// sound opens a run for the store's own sake. It returns nil for one that had to be aborted: the others go on.
+func (u *unit) sound(tenant work.Tenant, id work.RunID) (*hot, error) {
+	h, err := u.open(tenant, id)
+	if u.spoilt[runKey{tenant, id}] != nil {
+		return nil, nil
+	}
+	return h, err
 }
 
 func (u *unit) use(key runKey, h *hot) {
@@ -363,9 +390,15 @@ func (u *unit) admit(f freedKey) error {
 		if err != nil || next == nil {
 			return err
 		}
-		h, err := u.open(f.tenant, next.ID)
+		h, err := u.sound(f.tenant, next.ID)
 		if err != nil {
 			return err
+		}
+		if h == nil {
+			if err := u.flush(); err != nil {
+				return err
+			}
+			continue
 		}
 		active, err := u.tx.ActiveRuns(f.tenant, f.key)
 		if err != nil {
