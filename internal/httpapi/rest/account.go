@@ -158,11 +158,7 @@ func (s *service) createAccount(w http.ResponseWriter, r *http.Request, c *httpa
 }
 
 func replyAccount(w http.ResponseWriter, status int, a identity.Account) error {
-	out, err := recast[api.Account](a)
-	if err != nil {
-		return err
-	}
-	return httpapi.Reply(w, status, out)
+	return replyAs[api.Account](w, status, a)
 }
 
 func (s *service) getAccount(w http.ResponseWriter, r *http.Request, c *httpapi.Call) error {

@@ -13,11 +13,7 @@ import (
 )
 
 func (s *service) listArtifacts(w http.ResponseWriter, r *http.Request, c *httpapi.Call) error {
-	run, err := s.run(r, c)
-	if err != nil {
-		return err
-	}
-	sp, err := s.Space(r.Context(), c.Tenant)
+	run, sp, err := s.runIn(r, c)
 	if err != nil {
 		return err
 	}
@@ -38,11 +34,7 @@ func (s *service) listArtifacts(w http.ResponseWriter, r *http.Request, c *httpa
 
 // getArtifact sends an output of the run; nothing else of the tenant can be read by its digest here.
 func (s *service) getArtifact(w http.ResponseWriter, r *http.Request, c *httpapi.Call) error {
-	run, err := s.run(r, c)
-	if err != nil {
-		return err
-	}
-	sp, err := s.Space(r.Context(), c.Tenant)
+	run, sp, err := s.runIn(r, c)
 	if err != nil {
 		return err
 	}

@@ -37,11 +37,7 @@ func (s *service) proofRoutes() []httpapi.Route {
 }
 
 func (s *service) getEvidence(w http.ResponseWriter, r *http.Request, c *httpapi.Call) error {
-	run, err := s.run(r, c)
-	if err != nil {
-		return err
-	}
-	sp, err := s.Space(r.Context(), c.Tenant)
+	run, sp, err := s.runIn(r, c)
 	if err != nil {
 		return err
 	}
@@ -56,11 +52,7 @@ func (s *service) getEvidence(w http.ResponseWriter, r *http.Request, c *httpapi
 }
 
 func (s *service) getInclusion(w http.ResponseWriter, r *http.Request, c *httpapi.Call) error {
-	run, err := s.run(r, c)
-	if err != nil {
-		return err
-	}
-	sp, err := s.Space(r.Context(), c.Tenant)
+	run, sp, err := s.runIn(r, c)
 	if err != nil {
 		return err
 	}
@@ -165,11 +157,7 @@ func (s *service) publishRoot(w http.ResponseWriter, r *http.Request, c *httpapi
 	if err != nil {
 		return err
 	}
-	out, err := recast[api.TrustRoot](root)
-	if err != nil {
-		return err
-	}
-	return httpapi.Reply(w, http.StatusCreated, out)
+	return replyAs[api.TrustRoot](w, http.StatusCreated, root)
 }
 
 func (s *service) listKeys(w http.ResponseWriter, r *http.Request, c *httpapi.Call) error {
@@ -228,11 +216,7 @@ func (s *service) trustKey(w http.ResponseWriter, r *http.Request, c *httpapi.Ca
 	if err != nil {
 		return err
 	}
-	out, err := recast[api.Key](key)
-	if err != nil {
-		return err
-	}
-	return httpapi.Reply(w, http.StatusCreated, out)
+	return replyAs[api.Key](w, http.StatusCreated, key)
 }
 
 // since is from when on a key counts. Nobody but an administrator says that what was signed before today counts.
@@ -272,9 +256,5 @@ func (s *service) revokeKey(w http.ResponseWriter, r *http.Request, c *httpapi.C
 		return err
 	}
 	key.Revoked = &end
-	out, err := recast[api.Key](key)
-	if err != nil {
-		return err
-	}
-	return httpapi.Reply(w, http.StatusOK, out)
+	return replyAs[api.Key](w, http.StatusOK, key)
 }

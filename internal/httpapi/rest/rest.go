@@ -111,6 +111,15 @@ func recast[T any](from any) (T, error) {
 	return to, fault.Wrap(fault.Internal, err, "translate %T", from)
 }
 
+// replyAs sends a value as its wire type.
+func replyAs[T any](w http.ResponseWriter, status int, v any) error {
+	out, err := recast[T](v)
+	if err != nil {
+		return err
+	}
+	return httpapi.Reply(w, status, out)
+}
+
 // recastAll translates a list, which is never nil.
 func recastAll[T, F any](from []F) ([]T, error) {
 	out := make([]T, len(from))
@@ -134,6 +143,16 @@ func words[S ~string](in []S) []string {
 // run finds the run that the path names. Error: fault.NotFound.
 func (s *service) run(r *http.Request, c *httpapi.Call) (work.Run, error) {
 	return s.Store.Run(r.Context(), c.Tenant, r.PathValue("runId"))
+}
+
+// runIn finds the run that the path names, with what its tenant has. Error: fault.NotFound.
+func (s *service) runIn(r *http.Request, c *httpapi.Call) (work.Run, *Space, error) {
+	run, err := s.run(r, c)
+	if err != nil {
+		return work.Run{}, nil, err
+	}
+	sp, err := s.Space(r.Context(), c.Tenant)
+	return run, sp, err
 }
 
 // signer returns the key that the server keeps for an account, made at the first use. Whoever has a key of his own signs with that: then

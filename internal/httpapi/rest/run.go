@@ -140,11 +140,7 @@ func (s *service) runsAfter(r *http.Request, c *httpapi.Call, q store.RunQuery, 
 }
 
 func (s *service) getRun(w http.ResponseWriter, r *http.Request, c *httpapi.Call) error {
-	run, err := s.run(r, c)
-	if err != nil {
-		return err
-	}
-	sp, err := s.Space(r.Context(), c.Tenant)
+	run, sp, err := s.runIn(r, c)
 	if err != nil {
 		return err
 	}
@@ -195,11 +191,7 @@ func (s *service) listSteps(w http.ResponseWriter, r *http.Request, c *httpapi.C
 }
 
 func (s *service) getGraph(w http.ResponseWriter, r *http.Request, c *httpapi.Call) error {
-	run, err := s.run(r, c)
-	if err != nil {
-		return err
-	}
-	sp, err := s.Space(r.Context(), c.Tenant)
+	run, sp, err := s.runIn(r, c)
 	if err != nil {
 		return err
 	}
@@ -223,11 +215,7 @@ func (s *service) getGraph(w http.ResponseWriter, r *http.Request, c *httpapi.Ca
 }
 
 func (s *service) why(w http.ResponseWriter, r *http.Request, c *httpapi.Call) error {
-	run, err := s.run(r, c)
-	if err != nil {
-		return err
-	}
-	sp, err := s.Space(r.Context(), c.Tenant)
+	run, sp, err := s.runIn(r, c)
 	if err != nil {
 		return err
 	}
@@ -235,11 +223,7 @@ func (s *service) why(w http.ResponseWriter, r *http.Request, c *httpapi.Call) e
 	if err != nil {
 		return err
 	}
-	out, err := recast[api.Why](why)
-	if err != nil {
-		return err
-	}
-	return httpapi.Reply(w, http.StatusOK, out)
+	return replyAs[api.Why](w, http.StatusOK, why)
 }
 
 func (s *service) listApprovals(w http.ResponseWriter, r *http.Request, c *httpapi.Call) error {

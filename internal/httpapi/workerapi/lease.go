@@ -138,10 +138,7 @@ func queueOf(req *store.ExchangeRequest) string {
 
 func (s *service) ack(w http.ResponseWriter, r *http.Request, c *httpapi.Call) error {
 	var in api.WorkerAcks
-	if err := read(r, &in); err != nil {
-		return err
-	}
-	t, id, err := caller(c, in.Session)
+	t, id, err := begin(r, c, &in, &in.Session)
 	if err != nil {
 		return err
 	}
@@ -157,10 +154,7 @@ func (s *service) ack(w http.ResponseWriter, r *http.Request, c *httpapi.Call) e
 
 func (s *service) logs(w http.ResponseWriter, r *http.Request, c *httpapi.Call) error {
 	var in api.WorkerLogs
-	if err := read(r, &in); err != nil {
-		return err
-	}
-	t, id, err := caller(c, in.Session)
+	t, id, err := begin(r, c, &in, &in.Session)
 	if err != nil {
 		return err
 	}

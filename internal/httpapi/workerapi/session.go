@@ -56,6 +56,14 @@ func caller(c *httpapi.Call, id string) (work.Tenant, string, error) {
 	return t, s, err
 }
 
+// begin decodes a message and says who sent it; session is where the message names its own.
+func begin(r *http.Request, c *httpapi.Call, message any, session *string) (work.Tenant, string, error) {
+	if err := read(r, message); err != nil {
+		return "", "", err
+	}
+	return caller(c, *session)
+}
+
 // read decodes a body, which may be compressed.
 func read(r *http.Request, v any) error {
 	if r.Header.Get("Content-Encoding") == "gzip" {
@@ -88,10 +96,7 @@ func checkOffer(o *api.WorkerOffer) error {
 
 func (s *service) register(w http.ResponseWriter, r *http.Request, c *httpapi.Call) error {
 	var in api.WorkerRegistration
-	if err := read(r, &in); err != nil {
-		return err
-	}
-	t, id, err := caller(c, in.Session)
+	t, id, err := begin(r, c, &in, &in.Session)
 	if err != nil {
 		return err
 	}
@@ -118,10 +123,7 @@ func (s *service) expiry() work.Time { return s.Now().Add(sessionLength) }
 
 func (s *service) heartbeat(w http.ResponseWriter, r *http.Request, c *httpapi.Call) error {
 	var in api.WorkerBeat
-	if err := read(r, &in); err != nil {
-		return err
-	}
-	t, id, err := caller(c, in.Session)
+	t, id, err := begin(r, c, &in, &in.Session)
 	if err != nil {
 		return err
 	}
