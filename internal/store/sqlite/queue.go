@@ -161,7 +161,7 @@ func (r reader) Census(now work.Time) ([]store.Census, error) {
 	}
 	err := errors.Join(
 		count(func(c *store.Census, v values) { c.Queued, c.Oldest = v.number(1), work.Time(v.number(2)) },
-			`SELECT tenant, count(*), min(queued) FROM steps WHERE standing = 2 GROUP BY tenant`),
+			`SELECT tenant, count(*), min(queued) FROM steps INDEXED BY steps_ready WHERE standing = 2 GROUP BY tenant`),
 		count(func(c *store.Census, v values) { c.Leases, c.Lost = v.number(1), v.number(2) },
 			`SELECT t.tenant, sum(n), sum(iif(coalesce(s.expires, 0) <= ?1, n, 0)) FROM
 				(SELECT session, tenant, count(*) AS n FROM steps WHERE session IS NOT NULL GROUP BY session, tenant) t
