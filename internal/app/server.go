@@ -26,6 +26,7 @@ import (
 	"orrery.example/orrery/internal/httpapi/workerapi"
 	"orrery.example/orrery/internal/identity"
 	"orrery.example/orrery/internal/keyring"
+	"orrery.example/orrery/internal/notify"
 	"orrery.example/orrery/internal/oidc"
 	"orrery.example/orrery/internal/store"
 	"orrery.example/orrery/internal/stream"
@@ -51,6 +52,7 @@ type ServerOptions struct {
 	Inspect   func(ctx context.Context) map[string]any // documents for a debug bundle, by name; nil for none
 
 	Heartbeat time.Duration // of streams, 0 for 15 seconds
+	Notify    NotifyOptions
 
 	SecretEnv []string // variables that a step here may be given
 	SecretDir string   // and files, below a folder of the tenant's name
@@ -68,6 +70,7 @@ type Server struct {
 	admission *admission.Service
 	federated *oidc.Service // verifies tokens of identity providers
 	streams   *stream.Hub
+	notify    *notify.Service
 
 	mu     sync.Mutex
 	spaces map[work.Tenant]*rest.Space
@@ -123,7 +126,10 @@ func (s *Server) prepare(ctx context.Context) error {
 		return err
 	}
 	s.streams = stream.NewHub(s.Store, s.opts.Heartbeat)
-	routes := rest.Routes(rest.Deps{Store: s.Store, Streams: s.streams, Blobs: s.Blobs, Identity: s.Identity, Admission: s.admission, Login: s.logins(), Space: s.space, Check: s.checks, Now: Now, Debug: s.debug})
+	if s.notify, err = s.Notifier(s.opts.Notify); err != nil {
+		return err
+	}
+	routes := rest.Routes(rest.Deps{Store: s.Store, Streams: s.streams, Notify: s.notify, Blobs: s.Blobs, Identity: s.Identity, Admission: s.admission, Login: s.logins(), Space: s.space, Check: s.checks, Now: Now, Debug: s.debug})
 	routes = append(routes, workerapi.Routes(workerapi.Deps{
 		Store: s.Store, Blobs: s.Blobs, Spool: filepath.Join(s.Dir, "uploads"), Now: Now, Log: s.Log, Trust: s.trust, Roots: s.roots, Signed: s.signatures, Authority: s.authority,
 	})...)
@@ -343,6 +349,7 @@ func (s *Server) work(ctx context.Context) error {
 	s.group.Go(func() { s.inbox(ctx) })
 	s.group.Go(func() { s.policies.Run(ctx) })
 	s.group.Go(func() { s.prune(ctx) })
+	s.group.Go(func() { s.notify.Run(ctx, s.tenants) })
 	if s.opts.Work {
 		if err := s.steps(ctx); err != nil {
 			return err

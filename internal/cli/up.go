@@ -26,6 +26,9 @@ func serverSettings() []config.Setting {
 		{Name: "rate", Kind: "number", Default: "200", Summary: "requests a second of one token, 0 for no limit"},
 		{Name: "burst", Kind: "number", Default: "0", Summary: "requests of one token at once, 0 for twice the rate"},
 		{Name: "drain", Kind: "duration", Default: "30s", Summary: "how long a stop waits for requests and steps under way"},
+		{Name: "mail-url", Kind: "text", Summary: "mail server for notifications: smtp://USER:PASSWORD@HOST[:PORT], with STARTTLS, or smtps://…", Secret: true},
+		{Name: "mail-from", Kind: "text", Summary: "sender of notifications by mail"},
+		{Name: "notify-allow", Kind: "list", Summary: "networks beside the public ones that webhooks may reach, like 10.1.0.0/16"},
 		{Name: "stream-heartbeat", Kind: "duration", Default: "15s", Summary: "how long a stream of events may be silent"},
 		{Name: "tls-cert", Kind: "text", Summary: "file with the certificate of the server (PEM)"},
 		{Name: "tls-key", Kind: "text", Summary: "file with its key (PEM)"},
@@ -110,7 +113,9 @@ func (c *cli) serve(ctx context.Context, v config.Values, work bool) error {
 	s, err := app.OpenServer(ctx, app.ServerOptions{
 		Options: o, Listen: v.Text("listen"), Work: work, Rate: v.Number("rate"), Burst: int(v.Number("burst")), Drain: v.Duration("drain"),
 		CertFile: v.Text("tls-cert"), KeyFile: v.Text("tls-key"), ClientCA: v.Text("client-ca"), Version: Version,
-		Providers: trusted.Providers, Heartbeat: v.Duration("stream-heartbeat"), SecretEnv: v.List("secret-env"), SecretDir: v.Text("secret-dir"),
+		Providers: trusted.Providers, Heartbeat: v.Duration("stream-heartbeat"),
+		Notify:    app.NotifyOptions{MailURL: v.Text("mail-url"), MailFrom: v.Text("mail-from"), Allow: v.List("notify-allow")},
+		SecretEnv: v.List("secret-env"), SecretDir: v.Text("secret-dir"),
 		Aside: aside, Inspect: func(ctx context.Context) map[string]any {
 			return map[string]any{"config": settingRows(v), "doctor": c.findings(ctx, o)}
 		},

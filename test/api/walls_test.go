@@ -28,8 +28,10 @@ func furnish(r *rig, tenant string, tokens map[string]string) possessions {
 	artifacts := r.want(r.ask("GET", "/api/v1/runs/"+id+"/artifacts", tokens["viewer"], tenant, nil), 200)["items"].([]any)
 	keys := r.want(r.ask("GET", "/api/v1/keys", tokens["viewer"], tenant, nil), 200)["items"].([]any)
 	spare := r.want(r.ask("POST", "/api/v1/tokens", tokens["admin"], tenant, map[string]any{"account": tenant + "-operator", "scopes": []string{"packs.read"}}), 201)
+	told := r.want(r.ask("POST", "/api/v1/notifications", tokens["admin"], tenant, map[string]any{"name": tenant, "channel": "webhook", "url": "https://hooks.invalid/" + tenant}), 201)["id"].(string)
+	sent := r.want(r.ask("POST", "/api/v1/notifications/"+told+"/test", tokens["admin"], tenant, nil), 202)["id"].(string)
 	return possessions{
-		"runId": id, "name": tenant + "-operator", "planHash": run["planHash"].(string), "hash": run["planHash"].(string), "run": id,
+		"notificationId": told, "deliveryId": sent, "runId": id, "name": tenant + "-operator", "planHash": run["planHash"].(string), "hash": run["planHash"].(string), "run": id,
 		"digest": artifacts[0].(map[string]any)["digest"].(string), "keyId": keys[0].(map[string]any)["id"].(string),
 		"tokenId": spare["id"].(string), "key": strings.Repeat("c", 64), "id": "nobody", "session": "ses_nobody", "worker": "their-worker",
 		"pack": pack["digest"].(string), "runName": run["name"].(string),
@@ -40,7 +42,7 @@ func furnish(r *rig, tenant string, tokens map[string]string) possessions {
 func nothing() possessions {
 	none := "sha256:" + strings.Repeat("0", 63) + "1"
 	return possessions{
-		"runId": "run_00000000000000000000000000", "name": "nobody", "planHash": none, "hash": none, "run": "run_00000000000000000000000000",
+		"notificationId": "ntf_aaaaaaaaaaaaaaaa", "deliveryId": "taaaaaaaaaaaa", "runId": "run_00000000000000000000000000", "name": "nobody", "planHash": none, "hash": none, "run": "run_00000000000000000000000000",
 		"digest": none, "keyId": strings.Repeat("0", 64), "tokenId": "aaaaaaaaaaaa", "key": strings.Repeat("d", 64), "id": "nothing", "session": "ses_nothing", "worker": "no-worker",
 		"pack": none, "runName": "no-such-run",
 	}
@@ -116,7 +118,7 @@ func TestAnotherTenantsThingsAreNotThere(t *testing.T) {
 			t.Errorf("%s: %d %s", what, foreign.status, foreign.body)
 		}
 	}
-	for _, list := range []string{"runs", "packs", "approvals", "dead-letters", "accounts", "tokens", "audit", "keys"} {
+	for _, list := range []string{"runs", "packs", "approvals", "dead-letters", "accounts", "tokens", "audit", "keys", "notifications", "events"} {
 		a := r.ask("GET", "/api/v1/"+list+"?page_size=500", acme["admin"], "acme", nil)
 		r.want(a, 200)
 		for _, id := range []string{theirs["runId"], theirs["pack"], theirs["name"], theirs["keyId"], "zenith"} {
@@ -137,6 +139,8 @@ func bodyFor(r httpapi.Route) any {
 	switch r.Name {
 	case "revokeKey":
 		return map[string]any{"reason": "superseded"}
+	case "updateNotification":
+		return map[string]any{"name": "new", "channel": "webhook", "url": "https://hooks.invalid/new"}
 	case "changeAccount":
 		return map[string]any{"kind": "user", "roles": []string{"viewer"}}
 	case "decideGate", "packRunApprove":

@@ -18,6 +18,7 @@ import (
 	"orrery.example/orrery/internal/httpapi"
 	"orrery.example/orrery/internal/identity"
 	"orrery.example/orrery/internal/keyring"
+	"orrery.example/orrery/internal/notify"
 	"orrery.example/orrery/internal/store"
 	"orrery.example/orrery/internal/stream"
 	"orrery.example/orrery/internal/work"
@@ -42,6 +43,7 @@ type Deps struct {
 	Store     store.Store
 	Blobs     Blobs
 	Streams   *stream.Hub
+	Notify    *notify.Service
 	Identity  *identity.Service
 	Admission *admission.Service
 	Login     []api.LoginProvider                                           // where people can log in
@@ -67,6 +69,7 @@ func Routes(d Deps) []httpapi.Route {
 	routes = append(routes, s.proofRoutes()...)
 	routes = append(routes, s.accountRoutes()...)
 	routes = append(routes, s.auditRoutes()...)
+	routes = append(routes, s.notificationRoutes()...)
 	routes = append(routes, s.debugRoutes()...)
 	routes = append(routes, s.flowRoutes()...)
 	return append(routes, faces(routes)...)

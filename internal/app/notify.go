@@ -1,0 +1,59 @@
+package app
+
+import (
+	"context"
+	"net/netip"
+	"path/filepath"
+
+	"orrery.example/orrery/internal/fault"
+	"orrery.example/orrery/internal/notify"
+	"orrery.example/orrery/internal/work"
+)
+
+// NotifyOptions say how an installation reaches those whom it notifies.
+type NotifyOptions struct {
+	MailURL  string // "" for no mail
+	MailFrom string
+	Allow    []string // networks beside the public ones that webhooks may reach
+}
+
+// Notifier returns the notifications of an installation. Their secrets are encrypted with its encryption key.
+func (f *Folder) Notifier(o NotifyOptions) (*notify.Service, error) {
+	var allowed []netip.Prefix
+	for _, text := range o.Allow {
+		p, err := netip.ParsePrefix(text)
+		if err != nil {
+			return nil, fault.New(fault.Invalid, "notify-allow: %q is no network", text).WithHint("for example: 10.1.0.0/16 or 127.0.0.1/32")
+		}
+		allowed = append(allowed, p.Masked())
+	}
+	s := &notify.Service{Store: f.Store, Encrypter: f.encrypter, Post: notify.Outside(allowed), Now: Now, Log: f.Log}
+	var err error
+	if s.Encrypter == nil {
+		if s.Encrypter, err = makeEncryptionKey(filepath.Join(f.Dir, encryptionKeyFile)); err != nil {
+			return nil, err
+		}
+	}
+	if o.MailURL != "" {
+		s.Mail, err = notify.NewMailer(o.MailURL, o.MailFrom)
+	}
+	return s, err
+}
+
+// tenants returns the names of all tenants.
+func (s *Server) tenants(ctx context.Context) ([]work.Tenant, error) {
+	var out []work.Tenant
+	const page = 500
+	for after := ""; ; {
+		some, err := s.Identity.Tenants(ctx, after, page)
+		if err != nil {
+			return out, err
+		}
+		for _, t := range some {
+			out, after = append(out, t.Name), string(t.Name)
+		}
+		if len(some) < page {
+			return out, nil
+		}
+	}
+}
