@@ -152,6 +152,7 @@ type ApproveRequest struct {
 	Reason    string          `json:"reason,omitempty"`
 	Ticket    string          `json:"ticket,omitempty"`
 	Statement json.RawMessage `json:"statement,omitempty"` // a DSSE envelope with an approval
+	Token     string          `json:"token,omitempty"`     // instead of all that: a JWT of the type orrery-approval+jwt
 }
 
 // Pack is an uploaded pack.

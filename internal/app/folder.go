@@ -100,7 +100,7 @@ func (f *Folder) open(ctx context.Context) error {
 		}
 		f.Keys = f.keystore().Ring(f.Tenant)
 	}
-	f.Control = &control.Service{Store: f.Store, Blobs: f.Blobs, Flows: f.Store, Trust: f.Keys.Trust, Now: Now}
+	f.Control = &control.Service{Store: f.Store, Nonces: f.Store, Blobs: f.Blobs, Flows: f.Store, Trust: f.Keys.Trust, Now: Now}
 	if f.ReadOnly {
 		f.lookAttest()
 		return nil

@@ -230,7 +230,7 @@ func (s *Server) space(ctx context.Context, tenant work.Tenant) (*rest.Space, er
 	if err != nil {
 		return nil, err
 	}
-	sp := &rest.Space{Keys: keys, Attest: sealer, Control: &control.Service{Store: s.Store, Blobs: s.Blobs, Flows: s.Store, Trust: keys.Trust, Now: Now, Admit: s.admit(keys)}}
+	sp := &rest.Space{Keys: keys, Attest: sealer, Control: &control.Service{Store: s.Store, Nonces: s.Store, Blobs: s.Blobs, Flows: s.Store, Trust: keys.Trust, Now: Now, Admit: s.admit(keys)}}
 	s.spaces[tenant] = sp
 	if s.life != nil {
 		if err := s.serveTenant(tenant, sp); err != nil {

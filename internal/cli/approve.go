@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"crypto/rand"
 	"fmt"
 	"io"
 	"time"
@@ -11,6 +12,7 @@ import (
 	"orrery.example/orrery/internal/app"
 	"orrery.example/orrery/internal/control"
 	"orrery.example/orrery/internal/fault"
+	"orrery.example/orrery/internal/jwt"
 	"orrery.example/orrery/internal/keyring"
 	"orrery.example/orrery/internal/work"
 )
@@ -18,7 +20,7 @@ import (
 // answerFlags are the flags of approve and reject.
 type answerFlags struct {
 	gate, reason, ticket, planHash string
-	leave                          bool
+	leave, token                   bool
 	run                            runFlags
 }
 
@@ -39,6 +41,7 @@ When another process works on the run, the decision is handed to it.`,
 	f.StringVar(&a.reason, "reason", "", "why (required)")
 	f.StringVar(&a.ticket, "ticket", "", "a ticket that stands behind it")
 	f.StringVar(&a.planHash, "plan-hash", "", "the plan that you looked at; the decision counts for no other")
+	f.BoolVar(&a.token, "print-token", false, "decide nothing; print your decision as a token that anybody may hand in within ten minutes")
 	f.BoolVar(&a.leave, "no-continue", false, "decide only; do not carry the run on here")
 	a.run.addWait(cmd)
 	c.workFlags(cmd)
@@ -65,6 +68,9 @@ func (c *cli) decide(ctx context.Context, name, decision string, a *answerFlags)
 	answer := control.Answer{
 		Tenant: f.Tenant, Run: run, Gate: gate, PlanHash: work.Digest(a.planHash), Decision: decision, Reason: a.reason, Ticket: a.ticket,
 	}
+	if a.token {
+		return c.printToken(answer)
+	}
 	if elsewhere {
 		return c.decideElsewhere(ctx, f, answer, a)
 	}
@@ -77,6 +83,37 @@ func (c *cli) decide(ctx context.Context, name, decision string, a *answerFlags)
 		return c.emitNow(ctx, f, run)
 	}
 	return c.drive(ctx, f, run, &a.run)
+}
+
+// printToken prints a decision, signed with a key of this machine.
+func (c *cli) printToken(a control.Answer) error {
+	o, err := c.folderOptions(true)
+	if err != nil {
+		return err
+	}
+	key, err := keyring.Open(o.Dir).Load(c.person(), keyring.Approve, app.Now())
+	if err != nil {
+		return err
+	}
+	public, err := key.Key.Verifier()
+	if err != nil {
+		return err
+	}
+	if a.PlanHash == "" {
+		a.PlanHash = a.Run.PlanHash
+	}
+	now := app.Now().Std().Unix()
+	token, err := jwt.Sign(jwt.Approval{
+		Run: a.Run.ID, Gate: a.Gate, PlanHash: a.PlanHash, Decision: a.Decision, Reason: a.Reason, Ticket: a.Ticket, Tenant: a.Tenant,
+		Approver: key.Name(), ID: rand.Text(), Issued: now, Expires: now + jwt.MaxLife,
+	}, public, key.SignToken)
+	if err != nil {
+		return err
+	}
+	return c.show(map[string]string{"token": token}, func(out io.Writer) error {
+		_, err := fmt.Fprintln(out, token)
+		return err
+	})
 }
 
 // decideElsewhere signs a decision and hands it to the process that holds the data folder.

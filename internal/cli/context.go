@@ -162,6 +162,9 @@ func (c *cli) connected() (connection, []sourced, error) {
 	}
 	if got.TokenFile == chosen.TokenFile && got.Server == chosen.Server {
 		got.Provider, got.Expires = chosen.Provider, chosen.Expires
+	} else if chosen.As != "" && got.As == chosen.As && !c.given["as"] && os.Getenv("ORRERY_IDENTITY") == "" {
+		got.As = "" // another account does not sign with the key of this one
+		out[len(out)-1] = sourced{"as", "", "default"}
 	}
 	if c.data != "" && c.given["data"] && !c.given["server"] && c.context == "" {
 		got.Server = "" // the folder that was named, although the environment names a server

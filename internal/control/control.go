@@ -42,11 +42,12 @@ type Store interface {
 
 // Service answers people. It is safe for concurrent use.
 type Service struct {
-	Store Store
-	Blobs Blobs
-	Flows Flows                         // nil where somebody else explains what waits
-	Trust func() (keyring.Trust, error) // the trust root of the moment
-	Now   func() work.Time
+	Store  Store
+	Blobs  Blobs
+	Flows  Flows                         // nil where somebody else explains what waits
+	Nonces store.Records                 // remembers what decisions have used up; nil where somebody else does
+	Trust  func() (keyring.Trust, error) // the trust root of the moment
+	Now    func() work.Time
 
 	// Admit returns nil when a pack may run for somebody; nil for a function that always does.
 	Admit func(ctx context.Context, tenant work.Tenant, pack work.PackRef, submitter string) error
@@ -184,7 +185,16 @@ func (s *Service) Decide(ctx context.Context, tenant work.Tenant, envelope dsse.
 	if answer.Tenant != tenant {
 		return "", fault.New(fault.NotFound, "the decision is for another tenant")
 	}
-	return answer.Run, s.Store.Decide(ctx, []store.DecideCommand{{Tenant: tenant, Run: answer.Run, Decision: decision}})[0]
+	giveBack, err := s.useUp(tenant, decision.Key, answer.Nonce, envelope)
+	if err != nil {
+		return "", err
+	}
+	err = s.Store.Decide(ctx, []store.DecideCommand{{Tenant: tenant, Run: answer.Run, Decision: decision}})[0]
+	switch fault.CodeOf(err) {
+	case fault.PlanMismatch, fault.Denied, fault.NotFound, fault.Invalid, fault.Conflict: // it was refused, and not only its answer lost
+		giveBack()
+	}
+	return answer.Run, err
 }
 
 // Control cancels, pauses or resumes a run.

@@ -8,6 +8,7 @@ import (
 	"orrery.example/orrery/internal/canonical"
 	"orrery.example/orrery/internal/dsse"
 	"orrery.example/orrery/internal/fault"
+	"orrery.example/orrery/internal/jwt"
 	"orrery.example/orrery/internal/keyring"
 	"orrery.example/orrery/internal/work"
 )
@@ -45,13 +46,38 @@ type Answer struct {
 	Ticket    string      `json:"ticket,omitempty"`
 	DecidedAt work.Time   `json:"decidedAt"`
 	Approver  string      `json:"approver"`
-	Nonce     string      `json:"nonce"` // 16 to 128 characters, never used twice by one key
+	Nonce     string      `json:"nonce"`           // 16 to 128 characters, never used twice by one key
+	Token     string      `json:"token,omitempty"` // what the person signed, when the statement is by the service that took it
+}
+
+// Witness makes the statement of an answer that came as a token. The token is what counts: the service only vouches that it came, so that
+// the evidence has one form of approvals. Errors: those of jwt.Verify and of the signer.
+func Witness(ctx context.Context, tenant work.Tenant, token string, trust keyring.Trust, by keyring.Signer) (dsse.Envelope, error) {
+	said, _, err := jwt.Verify(token, trust.For(keyring.Approve))
+	if err != nil {
+		return dsse.Envelope{}, err
+	}
+	if said.Tenant != "" && said.Tenant != tenant {
+		return dsse.Envelope{}, fault.New(fault.Unverified, "the approval token is for another tenant")
+	}
+	return signAnswer(ctx, answerOf(tenant, token, said), by)
+}
+
+func answerOf(tenant work.Tenant, token string, said jwt.Approval) Answer {
+	return Answer{
+		Tenant: tenant, Run: said.Run, Gate: said.Gate, PlanHash: said.PlanHash, Decision: said.Decision, Reason: said.Reason,
+		Ticket: said.Ticket, DecidedAt: said.IssuedAt(), Approver: said.Approver, Nonce: said.ID, Token: token,
+	}
 }
 
 // SignApproval makes the statement of an answer. The approver is the signer's name. Errors: fault.Invalid for an answer
 // that leaves something open, and those of the signer.
 func SignApproval(ctx context.Context, a Answer, s keyring.Signer) (dsse.Envelope, error) {
 	a.Approver = s.Name()
+	return signAnswer(ctx, a, s)
+}
+
+func signAnswer(ctx context.Context, a Answer, s keyring.Signer) (dsse.Envelope, error) {
 	if err := a.check(); err != nil {
 		return dsse.Envelope{}, err
 	}
@@ -88,7 +114,13 @@ func (a Answer) check() error {
 // everything else that is wrong with it.
 func Approval(e dsse.Envelope, trust keyring.Trust, now work.Time) (work.Decision, Answer, error) {
 	raw, id, err := dsse.Verify(e, PayloadStatement, trust.For(keyring.Approve))
-	if err != nil {
+	witnessed := false
+	if fault.CodeOf(err) == fault.Untrusted { // perhaps by the service, about a token
+		var none error
+		raw, _, none = dsse.Verify(e, PayloadStatement, trust.For(keyring.Attest))
+		witnessed = none == nil
+	}
+	if err != nil && !witnessed {
 		return work.Decision{}, Answer{}, err
 	}
 	var s Statement[Answer]
@@ -99,11 +131,31 @@ func Approval(e dsse.Envelope, trust keyring.Trust, now work.Time) (work.Decisio
 	if err := a.check(); err != nil {
 		return work.Decision{}, Answer{}, fault.New(fault.Unverified, "%s", err)
 	}
+	switch {
+	case witnessed && a.Token == "":
+		return work.Decision{}, Answer{}, err // the service has nothing to decide
+	case !witnessed && a.Token != "":
+		return work.Decision{}, Answer{}, fault.New(fault.Unverified, "an approval is signed by the approver, or by the service around a token of the approver")
+	}
+	signed := a.DecidedAt
+	if witnessed {
+		said, key, err := jwt.Verify(a.Token, trust.For(keyring.Approve))
+		if err != nil {
+			return work.Decision{}, Answer{}, err
+		}
+		if a != answerOf(a.Tenant, a.Token, said) || said.Tenant != "" && said.Tenant != a.Tenant {
+			return work.Decision{}, Answer{}, fault.New(fault.Unverified, "the approval says something else than the token in it")
+		}
+		if err := said.Counts(now); err != nil {
+			return work.Decision{}, Answer{}, err
+		}
+		id, signed = key, said.SignedBy()
+	}
 	about := []Subject{{Name: PlanFile, Digest: digestSet(a.PlanHash)}}
 	if s.Type != StatementType || s.PredicateType != ApprovalPredicate || !slices.Equal(s.Subject, about) {
 		return work.Decision{}, Answer{}, fault.New(fault.Unverified, "this is not an approval of plan %s", a.PlanHash.Short())
 	}
-	if err := judge(trust, id, a.Approver, a.DecidedAt, now); err != nil {
+	if err := judge(trust, id, a.Approver, signed, now); err != nil {
 		return work.Decision{}, Answer{}, err
 	}
 	return work.Decision{

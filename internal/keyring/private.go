@@ -106,6 +106,15 @@ func (p *Private) Sign(_ context.Context, payloadType string, payload []byte) (d
 	return dsse.Sign(payloadType, payload, p.Key.ID, p.sign)
 }
 
+// SignToken signs the text of a JWT with EdDSA. No such text is that of an envelope. Error: fault.Denied for a key that is not a person's to
+// approve with.
+func (p *Private) SignToken(text []byte) ([]byte, error) {
+	if !p.Key.May(Approve) || p.Key.Algorithm != Ed25519 {
+		return nil, fault.New(fault.Denied, "the key of %s is not an Ed25519 key to approve with", p.Key.Name)
+	}
+	return p.sign(text)
+}
+
 // SignCheckpoint signs the text of a checkpoint. Error: fault.Denied for any key but that of a log.
 func (p *Private) SignCheckpoint(text []byte) ([]byte, error) {
 	if !p.Key.May(Log) {

@@ -7,6 +7,7 @@ import (
 
 	"orrery.example/orrery/internal/canonical"
 	"orrery.example/orrery/internal/fault"
+	"orrery.example/orrery/internal/jwt"
 	"orrery.example/orrery/internal/keyring"
 	"orrery.example/orrery/internal/work"
 )
@@ -106,6 +107,7 @@ type approval struct {
 	DecidedAt work.Time   `json:"decidedAt"`
 	Approver  string      `json:"approver"`
 	Nonce     string      `json:"nonce"`
+	Token     string      `json:"token,omitempty"`
 }
 
 // checkApprovals verifies every decision at every gate: who signed it, for what, and whether he might.
@@ -146,12 +148,8 @@ func (b *bundle) checkAnswer(s *step, i int, name string, nonces map[string]bool
 	if string(raw) != string(d.Statement) {
 		return wrong("%s is not the statement in the history", name)
 	}
-	payload, key, err := b.open(name, raw, "application/vnd.in-toto+json", keyring.Approve, d.DecidedAt)
+	doc, key, err := b.openAnswer(name, raw, &d)
 	if err != nil {
-		return err
-	}
-	var doc statement[approval]
-	if err := strict(name, payload, &doc); err != nil {
 		return err
 	}
 	p := doc.Predicate
@@ -187,6 +185,47 @@ func (b *bundle) checkAnswer(s *step, i int, name string, nonces map[string]bool
 		}
 	}
 	return nil
+}
+
+// openAnswer opens a decision: signed by the approver, or by the attestor around a token that the approver has signed.
+func (b *bundle) openAnswer(name string, raw []byte, d *answer) (statement[approval], keyring.Key, error) {
+	var doc statement[approval]
+	payload, key, err := b.open(name, raw, "application/vnd.in-toto+json", keyring.Approve, d.DecidedAt)
+	witnessed := false
+	if fault.CodeOf(err) == fault.Untrusted {
+		var none error
+		payload, _, none = b.open(name, raw, "application/vnd.in-toto+json", keyring.Attest, d.at)
+		witnessed = none == nil
+	}
+	if err != nil && !witnessed {
+		return doc, key, err
+	}
+	unsigned := err
+	if err := strict(name, payload, &doc); err != nil {
+		return doc, key, err
+	}
+	p := doc.Predicate
+	switch {
+	case p.Token == "":
+		return doc, key, unsigned // nil, or that the service decided by itself
+	case !witnessed:
+		return doc, key, wrong("%s is not signed by who took the token in it", name)
+	}
+	said, id, err := jwt.Verify(p.Token, b.trust.For(keyring.Approve))
+	if err != nil {
+		return doc, key, fault.Wrap(fault.CodeOf(err), err, "the token in %s", name)
+	}
+	key, _ = b.trust.Find(id)
+	if err := b.counts(key, said.SignedBy()); err != nil {
+		return doc, key, fault.Wrap(fault.Untrusted, err, "the token in %s", name)
+	}
+	same := said.Run == p.Run && said.Gate == p.Gate && said.PlanHash == p.PlanHash && said.Decision == p.Decision && said.Reason == p.Reason &&
+		said.Ticket == p.Ticket && said.IssuedAt() == p.DecidedAt && said.Approver == p.Approver && said.ID == p.Nonce &&
+		(said.Tenant == "" || said.Tenant == p.Tenant)
+	if !same {
+		return doc, key, wrong("%s says something else than the token in it", name)
+	}
+	return doc, key, said.Counts(d.at)
 }
 
 // checkPolicies holds the files of decisions to the history. That they are decisions of the plan's rules was followed there.

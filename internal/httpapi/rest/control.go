@@ -154,6 +154,10 @@ func (s *service) decide(w http.ResponseWriter, r *http.Request, c *httpapi.Call
 		if envelope, err = dsse.Decode(q.Statement); err != nil {
 			return err
 		}
+	} else if q.Token != "" {
+		if envelope, err = sp.Control.Witness(r.Context(), c.Tenant, q.Token, sp.Attest.Attestor); err != nil {
+			return err
+		}
 	} else if envelope, err = s.decideByToken(r, c, sp, &run, q); err != nil {
 		return err
 	}
