@@ -4,14 +4,19 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"slices"
+	"time"
 
 	"orrery.example/orrery/internal/canonical"
 	"orrery.example/orrery/internal/fault"
 	"orrery.example/orrery/internal/work"
 )
 
+// reportTime is how long a worker has, beyond a step's time limit and grace, to begin it, to put files in place before and away after it, and
+// to report. The worker keeps the limit itself; the lease ends so that nobody waits for a worker that lives and never reports.
+const reportTime = work.Time(30 * time.Second / time.Microsecond)
+
 // Claim grants a lease on a queued step and returns what its worker renders the step with. The lease's deadline is the
-// step's time limit and grace from now. Errors: fault.Conflict when the step is not to be had (any more).
+// step's time limit, grace and the time to report from now. Errors: fault.Conflict when the step is not to be had (any more).
 func Claim(g *Graph, v View, now work.Time, id work.StepID, session, worker string, incarnation int64) (*Bindings, error) {
 	row := v.Step(id)
 	if row == nil || row.State != work.Queued || row.Held || row.Queue == nil {
@@ -40,7 +45,7 @@ func Claim(g *Graph, v View, now work.Time, id work.StepID, session, worker stri
 	if row.Started == 0 {
 		row.Started = m.now
 	}
-	row.Timer = m.now + work.Time((spec.TimeoutMs+spec.GraceMs)*1000)
+	row.Timer = m.now + work.Time((spec.TimeoutMs+spec.GraceMs)*1000) + reportTime
 	row.Lease = &work.Lease{
 		Session: session, Worker: worker, Granted: m.now, Deadline: row.Timer, Concurrency: row.Queue.Concurrency,
 		Queue: row.Queue.Queue, Incarnation: incarnation,

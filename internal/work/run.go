@@ -155,7 +155,7 @@ type Lease struct {
 	Worker      string `json:"worker"`
 	Granted     Time   `json:"granted"`
 	Acked       Time   `json:"acked,omitzero"`
-	Deadline    Time   `json:"deadline"` // of the attempt: time limit and grace
+	Deadline    Time   `json:"deadline"` // of the attempt: time limit, grace and the time to report
 	Concurrency string `json:"concurrency,omitempty"`
 	Queue       string `json:"queue,omitempty"`  // where it was claimed from
 	Cancel      bool   `json:"cancel,omitempty"` // the worker is told with its next heartbeat

@@ -57,7 +57,7 @@ func run(m *testing.M) int {
 }
 
 // longest bounds one script or page.
-const longest = time.Minute
+const longest = 2 * time.Minute
 
 // shell runs a bash script in a folder with the program on PATH and an environment of its own, and returns what it wrote to both streams.
 func shell(t *testing.T, dir, script string) (string, error) {
