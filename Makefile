@@ -18,7 +18,7 @@ BENCHTIME ?= 1s
 export CGO_ENABLED ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help build test unit services format vet arch race fuzz lint bench demo docs docs-check clean
+.PHONY: help build test unit services format vet arch race fuzz lint bench bench-peers bench-smoke demo docs docs-check clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -55,6 +55,13 @@ lint: ## run staticcheck
 
 bench: ## run the benchmarks that match BENCH (all)
 	go test -run '^$$' -bench '$(BENCH)' -benchtime $(BENCHTIME) -benchmem -timeout 30m ./...
+
+bench-peers: ## measure Orrery beside River, Temporal's dev server, Asynq, JetStream and backlite; writes docs/performance and the table of the README
+	cd bench && go run -mod=mod -tags temporal . -report ../docs/performance/report
+
+bench-smoke: ## see that the same bench still runs, with next to nothing to do
+	cd bench && go vet -mod=mod . && go run -mod=mod . -passes 1 -systems orrery-embedded,orrery-up,jetstream,backlite -workloads W1,W2,W3,W7 \
+		-jobs 200 -singles 50 -samples 5 -fan 20 -strict
 
 demo: build ## show the product on examples
 	PATH="$(CURDIR)/bin:$$PATH" ./scripts/demo.sh

@@ -127,6 +127,22 @@ func (i *installation) work(ctx context.Context) error {
 	if i.shape.up {
 		return nil
 	}
+	if i.sealed > 0 {
+		return i.start(ctx)
+	}
+	// Somebody has to have signed something before there is a trust root with his key.
+	i.sealed++
+	run, err := i.submit(ctx, i.source(chainOf(1)))
+	if err == nil {
+		err = i.start(ctx)
+	}
+	if err == nil {
+		err = i.follow(ctx, run)
+	}
+	return err
+}
+
+func (i *installation) start(ctx context.Context) error {
 	token := i.dir + "/worker-token"
 	if _, err := os.Stat(token); err != nil {
 		if err := i.send(ctx, http.MethodPost, "accounts", map[string]any{"name": "pool", "kind": "service", "scopes": []string{"worker"}}, nil); err != nil {
@@ -142,14 +158,22 @@ func (i *installation) work(ctx context.Context) error {
 			return err
 		}
 	}
+	trust := i.dir + "/trust.json"
+	var keys json.RawMessage
+	if err := i.send(ctx, http.MethodGet, "trust-root", nil, &keys); err != nil {
+		return err
+	}
+	if err := os.WriteFile(trust, keys, 0o644); err != nil {
+		return err
+	}
 	if i.shape.sdk {
-		return i.workHere(ctx, token)
+		return i.workHere(ctx, token, trust)
 	}
 	joined := make([]*process, i.shape.workers)
 	err := each(i.shape.workers, max(1, i.shape.workers), func(n int) (err error) {
 		// With the trust root of the installation, so that the worker checks every request itself.
 		joined[n], _, err = start("joined as ", i.c.Orrery, "worker", "--data", i.dir+"-worker-"+strconv.Itoa(n), "--server", i.url, "--token-file", token,
-			"--trust", i.dir+"/keyring.json", "--slots", strconv.Itoa(100/i.shape.workers), "--allow-unsandboxed")
+			"--trust", trust, "--slots", strconv.Itoa(100/i.shape.workers), "--allow-unsandboxed")
 		return err
 	})
 	for _, w := range joined {
@@ -161,7 +185,7 @@ func (i *installation) work(ctx context.Context) error {
 }
 
 // workHere makes this process a worker, with a handler that does nothing.
-func (i *installation) workHere(ctx context.Context, token string) error {
+func (i *installation) workHere(ctx context.Context, token, root string) error {
 	raw, err := os.ReadFile(token)
 	if err != nil {
 		return err
@@ -170,7 +194,7 @@ func (i *installation) workHere(ctx context.Context, token string) error {
 	if err != nil {
 		return err
 	}
-	raw, err = os.ReadFile(i.dir + "/keyring.json")
+	raw, err = os.ReadFile(root)
 	if err != nil {
 		return err
 	}

@@ -21,6 +21,7 @@ func main() {
 	nats := flag.String("nats", "", "serve NATS from this folder (the bench starts itself so)")
 	always := flag.Bool("sync-always", false, "with -nats: sync every write")
 	one := flag.Bool("cell", false, "read a task from standard input (the bench starts itself so)")
+	strict := flag.Bool("strict", false, "fail when something could not be measured")
 	var p order
 	var names, workloads, to string
 	flag.IntVar(&p.Passes, "passes", 3, "how often everything is measured")
@@ -29,7 +30,7 @@ func main() {
 	flag.DurationVar(&p.Budget, "budget", 15*time.Minute, "no pass is begun that would not end within this time")
 	flag.StringVar(&to, "report", "", "write FILE.md and FILE.json, and the table of the README beside the folder of this module; nothing for standard output")
 	flag.IntVar(&p.Sizes.Jobs, "jobs", 10_000, "W1, W8: jobs")
-	flag.IntVar(&p.Sizes.Singles, "singles", 2_000, "W1: how many of them are submitted one by one, by 16 clients")
+	flag.IntVar(&p.Sizes.Singles, "singles", 1_000, "W1: how many of them are submitted one by one, by 16 clients")
 	flag.IntVar(&p.Sizes.Samples, "samples", 100, "W2: how often")
 	flag.DurationVar(&p.Sizes.Limit, "sample-time", 6*time.Second, "W2: for how long at most")
 	flag.IntVar(&p.Sizes.Fan, "fan", 1000, "W3: steps side by side")
@@ -51,7 +52,7 @@ func main() {
 			p.Workloads, err = choose(workloads, []string{"W1", "W2", "W3", "W4", "W5", "W6", "W7", "W8"})
 		}
 		if err == nil {
-			err = measureAll(ctx, p, to)
+			err = measureAll(ctx, p, to, *strict)
 		}
 	}
 	if err != nil {
@@ -60,11 +61,14 @@ func main() {
 	}
 }
 
-func measureAll(ctx context.Context, p order, to string) error {
+func measureAll(ctx context.Context, p order, to string, strict bool) error {
 	b := &bench{order: p}
 	found, err := b.run(ctx)
 	if err != nil {
 		return err
+	}
+	if strict && len(found.Missing) > 0 {
+		return fmt.Errorf("not measured: %s", strings.Join(found.Missing, "; "))
 	}
 	if to == "" {
 		fmt.Print(found.markdown())
