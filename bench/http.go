@@ -301,7 +301,12 @@ func (i *installation) inLog(ctx context.Context) error {
 func (i *installation) many(ctx context.Context, p api.PackSource, n int) error {
 	const most = 100
 	return each((n+most-1)/most, 2, func(at int) error {
-		_, err := i.client.SubmitMany(ctx, api.BatchRequest{PackSource: p, Runs: make([]api.BatchRun, min(most, n-at*most))})
+		reply, err := i.client.SubmitMany(ctx, api.BatchRequest{PackSource: p, Runs: make([]api.BatchRun, min(most, n-at*most))})
+		for _, r := range reply.Runs {
+			if r.Error != nil {
+				return fmt.Errorf("a run of a batch: %s %s", r.Error.Code, r.Error.Message)
+			}
+		}
 		return err
 	})
 }

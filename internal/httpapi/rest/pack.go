@@ -93,15 +93,14 @@ func (s *service) open(ctx context.Context, c *httpapi.Call, src api.PackSource)
 	if (src.Pack == "") == (src.Manifest == "") {
 		return "", nil, fault.New(fault.Invalid, "give the digest of an uploaded pack or the text of a manifest, one of them")
 	}
+	if src.Manifest != "" {
+		p, err = pack.Text([]byte(src.Manifest))
+		return "", p, err
+	}
 	if dir, err = os.MkdirTemp("", "orrery-pack-"); err != nil {
 		return "", nil, fault.Wrap(fault.Exhausted, err, "a folder for the pack")
 	}
-	name := "pack.yaml"
-	if src.Manifest != "" {
-		err = os.WriteFile(filepath.Join(dir, name), []byte(src.Manifest), 0o600)
-	} else {
-		name, err = s.fetch(ctx, c, src.Pack, dir)
-	}
+	name, err := s.fetch(ctx, c, src.Pack, dir)
 	if err == nil {
 		p, err = load(dir, name)
 	}
