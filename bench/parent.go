@@ -143,7 +143,7 @@ func (b *bench) child(ctx context.Context, t task) ([]result, error) {
 	if err != nil {
 		return nil, err
 	}
-	ctx, stop := context.WithTimeout(ctx, 5*time.Minute)
+	ctx, stop := context.WithTimeout(ctx, 10*time.Minute)
 	defer stop()
 	cmd := exec.CommandContext(ctx, self, "-cell")
 	cmd.WaitDelay = time.Second
