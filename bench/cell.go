@@ -171,8 +171,8 @@ func fanOf(n int) string {
 	return fmt.Sprintf("- id: fan\n  map: {range: {start: 0, end: %d, step: 1}, maxItems: %d, step: {id: one, run: {uses: noop}}}\n", n, n)
 }
 
-func processesOf(n int, tier string) string {
-	return fmt.Sprintf("- id: fan\n  map: {range: {start: 0, end: %d, step: 1}, maxItems: %d, step: {id: one, run: {command: [/bin/true]}, sandbox: {tier: %s}}}\n", n, n, tier)
+func processesOf(n int) string {
+	return fmt.Sprintf("- id: fan\n  map: {range: {start: 0, end: %d, step: 1}, maxItems: %d, step: {id: one, run: {command: [/bin/true]}, sandbox: {tier: t2}}}\n", n, n)
 }
 
 func warn(format string, args ...any) { fmt.Fprintf(os.Stderr, format+"\n", args...) }

@@ -414,21 +414,21 @@ func (i *installation) steps(ctx context.Context, text string, runs, steps int) 
 	return meter.used().with(map[string]float64{"s": took.Seconds(), "ms/step": ms(took) / float64(steps)}, steps), nil
 }
 
-// processes runs /bin/true again and again: bare, in the weakest and in the default sandbox.
+// processes runs /bin/true again and again, bare and as steps in the default sandbox.
 func (i *installation) processes(ctx context.Context) (map[string]float64, error) {
 	n := i.c.Sizes.Procs
 	out, err := bare(n)
 	if err != nil {
 		return nil, err
 	}
-	for _, tier := range []string{"t0", "t2"} {
-		figures, err := i.steps(ctx, processesOf(n, tier), 1, n)
-		if err != nil {
-			return nil, err
-		}
-		out[tier+" s"], out[tier+" cpu"] = figures["s"], figures["cpu"]
+	figures, err := i.steps(ctx, processesOf(n), 1, n)
+	if err != nil {
+		return nil, err
 	}
-	out["sandbox adds"] = out["t2 cpu"] - out["t0 cpu"]
+	for _, name := range []string{"s", "cpu"} {
+		out[name] = figures[name]
+	}
+	out["adds"] = out["cpu"] - out["bare cpu"]
 	return out, nil
 }
 

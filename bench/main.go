@@ -7,6 +7,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"flag"
 	"fmt"
 	"os"
@@ -21,6 +22,7 @@ func main() {
 	nats := flag.String("nats", "", "serve NATS from this folder (the bench starts itself so)")
 	always := flag.Bool("sync-always", false, "with -nats: sync every write")
 	one := flag.Bool("cell", false, "read a task from standard input (the bench starts itself so)")
+	from := flag.String("from", "", "measure nothing, take the figures from this FILE.json")
 	strict := flag.Bool("strict", false, "fail when something could not be measured")
 	var p order
 	var names, workloads, to string
@@ -45,6 +47,8 @@ func main() {
 	switch {
 	case *nats != "":
 		err = serveNATS(*nats, *always)
+	case *from != "":
+		err = again(*from, to)
 	case *one:
 		err = runCell(os.Stdin, os.Stdout)
 	default:
@@ -70,11 +74,28 @@ func measureAll(ctx context.Context, p order, to string, strict bool) error {
 	if strict && len(found.Missing) > 0 {
 		return fmt.Errorf("not measured: %s", strings.Join(found.Missing, "; "))
 	}
+	return found.show(to)
+}
+
+// again writes the report of what was measured before.
+func again(from, to string) error {
+	raw, err := os.ReadFile(from)
+	if err != nil {
+		return err
+	}
+	var found measured
+	if err := json.Unmarshal(raw, &found); err != nil {
+		return err
+	}
+	return found.show(to)
+}
+
+func (m *measured) show(to string) error {
 	if to == "" {
-		fmt.Print(found.markdown())
+		fmt.Print(m.markdown())
 		return nil
 	}
-	return found.write(to)
+	return m.write(to)
 }
 
 func systemNames() []string {

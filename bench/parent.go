@@ -75,6 +75,9 @@ func (b *bench) run(ctx context.Context) (*measured, error) {
 			if slices.Contains(b.Systems, systems[i].name) {
 				b.cell(ctx, &systems[i], pass)
 			}
+			if err := context.Cause(ctx); err != nil {
+				return nil, err
+			}
 		}
 		longest = max(longest, time.Since(from))
 		b.out.Passes++

@@ -78,8 +78,7 @@ var tables = []struct {
 	{"W4", "W4: one run, steps one after another", stepColumns},
 	{"W5", "W5: many runs of ten steps at once", stepColumns},
 	{"W6", "W6: steps that start `/bin/true`", []column{
-		{"CPU ms bare", "bare cpu"}, {"without a sandbox", "t0 cpu"}, {"in the default sandbox", "t2 cpu"}, {"the sandbox adds", "sandbox adds"},
-		{"s without", "t0 s"}, {"s in the default sandbox", "t2 s"},
+		{"CPU ms bare", "bare cpu"}, {"CPU ms as a step in the default sandbox", "cpu"}, {"difference", "adds"}, {"s bare", "bare s"}, {"s as steps", "s"},
 	}},
 	{"W7", "W7: a server with nothing to do", []column{{"memory MiB", "rss MiB"}, {"ready after ms", "ready ms"}, {"program MB", "binary MB"}}},
 	{"W8", "W8: W1 when many jobs have ended before", []column{{"in batches /s", "batch/s"}, {"drain /s", "drain/s"}, {"CPU ms/job", "cpu"}}},
@@ -91,7 +90,7 @@ var stepColumns = []column{{"ms/step", "ms/step"}, {"CPU ms/step: worker", "cpu/
 func (m *measured) markdown() string {
 	var b strings.Builder
 	b.WriteString("# Performance report\n\nWritten by `make bench-peers`; do not edit. ")
-	fmt.Fprintf(&b, "Medians of %d passes, in brackets the lowest and the highest of them. Each pass measured all systems one after another.\n\n", m.Passes)
+	fmt.Fprintf(&b, "%s; in brackets the lowest and the highest. Each pass measured all systems one after another.\n\n", passes(m.Passes))
 	b.WriteString(m.machine())
 	b.WriteString("\n## Summary\n\n")
 	b.WriteString(m.summary())

@@ -24,7 +24,7 @@ const (
 
 	slowAfter = 5 * time.Second       // how long a follower may be busy with what it was given
 	lookAgain = time.Second           // a hint of the store may get lost
-	pause     = 20 * time.Millisecond // between two looks, so that many small commits are read together
+	pause     = 5 * time.Millisecond // between two looks, so that many small commits are read together
 	maxAbout  = 4096                  // runs that are remembered
 )
 
