@@ -81,7 +81,7 @@ func (s *Service) create(ctx context.Context, runs []prepared) []store.Submitted
 		}
 	}
 	store.About(ctx, strings.Join(ids, " "))
-	for attempt := s.firstName(); len(left) > 0; attempt++ {
+	for attempt := s.firstName(len(runs)); len(left) > 0; attempt++ {
 		batch := make([]store.Submission, len(left))
 		for at, i := range left {
 			runs[i].Run.Name = newName(attempt)
@@ -106,9 +106,10 @@ func (s *Service) create(ctx context.Context, runs []prepared) []store.Submitted
 // most is how many tries for a short name may fail, more than succeed, before no more are made.
 const most = 20
 
-// firstName is the attempt to begin with: where nearly all short names are taken it is not worth the while to try them.
-func (s *Service) firstName() int {
-	if s.crowded.Load() >= most {
+// firstName is the attempt to begin with. Where nearly all short names are taken it is not worth the while to try them; and those of many runs
+// would meet those that others create at the same moment, whose transactions then fail again and again.
+func (s *Service) firstName(runs int) int {
+	if runs > 1 || s.crowded.Load() >= most {
 		return firstLong
 	}
 	return 0
