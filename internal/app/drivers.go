@@ -1,6 +1,7 @@
 package app
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
@@ -16,7 +17,10 @@ import (
 	"orrery.example/orrery/internal/store/kernel"
 	"orrery.example/orrery/internal/store/postgres"
 	"orrery.example/orrery/internal/store/sqlite"
-	wake "orrery.example/orrery/internal/wake/postgres"
+	"orrery.example/orrery/internal/wake"
+	wakenats "orrery.example/orrery/internal/wake/nats"
+	wakepostgres "orrery.example/orrery/internal/wake/postgres"
+	wakevalkey "orrery.example/orrery/internal/wake/valkey"
 )
 
 // openStore opens the store that the options name: the data folder, or a PostgreSQL that several servers share and tell each other of
@@ -43,7 +47,7 @@ func openStore(ctx context.Context, o Options) (*kernel.Store, func() error, err
 	if err != nil {
 		return nil, nil, err
 	}
-	hints, err := wake.Open(wake.Options{URL: o.Store, Log: o.Log})
+	hints, err := openHints(o)
 	if err != nil {
 		return nil, nil, errors.Join(err, driver.Close())
 	}
@@ -55,6 +59,20 @@ func openStore(ctx context.Context, o Options) (*kernel.Store, func() error, err
 		}
 	}()
 	return s, func() error { return errors.Join(hints.Close(), s.Close()) }, nil
+}
+
+// openHints opens what tells servers of each other's commits: the database itself, or a server that is made for messages.
+func openHints(o Options) (wake.Hints, error) {
+	switch scheme, _, _ := strings.Cut(o.Wake, "://"); scheme {
+	case "", "postgres", "postgresql":
+		return wakepostgres.Open(wakepostgres.Options{URL: cmp.Or(o.Wake, o.Store), Log: o.Log})
+	case "nats", "tls":
+		return wakenats.Open(wakenats.Options{URL: o.Wake, Log: o.Log})
+	case "valkey", "valkeys", "redis", "rediss":
+		return wakevalkey.Open(wakevalkey.Options{URL: o.Wake, Log: o.Log})
+	default:
+		return nil, fault.New(fault.Invalid, "hints go over postgres://…, nats://… or valkey://…, not %s://", scheme)
+	}
 }
 
 // openBlobs opens the blobs that the options name: a folder in the data folder, or a bucket as s3://HOST[:PORT]/BUCKET[/PREFIX], with

@@ -27,6 +27,7 @@ type Options struct {
 	Dir              string
 	Tenant           work.Tenant
 	Store            string // "" for the data folder, or postgres://…
+	Wake             string // "" for the store, or nats://…, valkey://…, postgres://…: how servers tell each other of commits
 	Blobs            string // "" for the data folder, or s3://HOST/BUCKET
 	EncryptionKey    string // file with the key of what servers keep encrypted in the store; "" for encryption.key in the data folder
 	ReadOnly         bool   // only look; works while another process holds the folder

@@ -21,6 +21,7 @@ func serverSettings() []config.Setting {
 	return append([]config.Setting{
 		{Name: "listen", Kind: "text", Default: "127.0.0.1:8420", Summary: "address to listen at"},
 		{Name: "store", Kind: "text", Summary: "postgres://… for several servers; the data folder without", Secret: true},
+		{Name: "wake", Kind: "text", Summary: "how several servers tell each other of commits: nats://…, valkey://… or postgres://…; the store without", Secret: true},
 		{Name: "blobs", Kind: "text", Summary: "s3://HOST/BUCKET[/PREFIX][?region=…]; the data folder without"},
 		{Name: "encryption-key", Kind: "text", Summary: "file with the key of what servers keep encrypted in the store, 32 bytes in base64; encryption.key in the data folder without"},
 		{Name: "rate", Kind: "number", Default: "200", Summary: "requests a second of one token, 0 for no limit"},
@@ -94,7 +95,7 @@ func (c *cli) serve(ctx context.Context, v config.Values, work bool) error {
 	if err != nil {
 		return err
 	}
-	o.Store, o.Blobs, o.EncryptionKey = v.Text("store"), v.Text("blobs"), v.Text("encryption-key")
+	o.Store, o.Blobs, o.EncryptionKey, o.Wake = v.Text("store"), v.Text("blobs"), v.Text("encryption-key"), v.Text("wake")
 	o.Slots, o.AllowUnsandboxed, o.ReadPaths, o.StepPath = int(v.Number("slots")), v.On("allow-unsandboxed"), v.List("read-path"), v.Text("step-path")
 	o.Runsc = v.Text("runsc")
 	var trusted struct {

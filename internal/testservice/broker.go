@@ -1,0 +1,76 @@
+package testservice
+
+import (
+	"errors"
+	"net"
+	"os"
+	"strconv"
+	"syscall"
+)
+
+// Broker is a server that carries messages: NATS, or Valkey (or Redis, which it comes from).
+type Broker struct {
+	URL     string
+	dir     string
+	run     func() (*process, error)
+	process *process
+}
+
+// StartNATS starts a NATS server. Error: fault.NotFound when it is not installed.
+func StartNATS() (*Broker, error) {
+	return broker("nats", "nats-server", "nats-server", func(port string) []string { return []string{"-a", "127.0.0.1", "-p", port} })
+}
+
+// StartValkey starts a Redis server, whose protocol Valkey speaks. Error: fault.NotFound when it is not installed.
+func StartValkey() (*Broker, error) {
+	return broker("redis", "redis-server", "redis-server", func(port string) []string {
+		return []string{"--bind", "127.0.0.1", "--port", port, "--save", "", "--appendonly", "no"}
+	})
+}
+
+func broker(scheme, program, debianPackage string, args func(port string) []string) (*Broker, error) {
+	path, err := find(program, debianPackage, "/usr/sbin")
+	if err != nil {
+		return nil, err
+	}
+	who, err := account()
+	if err != nil {
+		return nil, err
+	}
+	b := &Broker{}
+	if b.dir, err = folder(who); err != nil {
+		return nil, err
+	}
+	at := func(port int) (*process, error) {
+		text := strconv.Itoa(port)
+		return start(command(who, b.dir, path, args(text)...), answers(net.JoinHostPort("127.0.0.1", text)))
+	}
+	if b.process, err = onSomePort(func(port int) (*process, error) {
+		b.URL, b.run = scheme+"://127.0.0.1:"+strconv.Itoa(port), func() (*process, error) { return at(port) }
+		return at(port)
+	}); err != nil {
+		return nil, errors.Join(err, os.RemoveAll(b.dir))
+	}
+	return b, nil
+}
+
+// Kill ends the server at once.
+func (b *Broker) Kill() {
+	if b.process != nil {
+		b.process.kill(syscall.SIGKILL)
+		b.process = nil
+	}
+}
+
+// Start starts a server that was killed, where it was.
+func (b *Broker) Start() error {
+	var err error
+	b.process, err = b.run()
+	return err
+}
+
+// Close stops the server and removes its files.
+func (b *Broker) Close() error {
+	b.Kill()
+	return os.RemoveAll(b.dir)
+}
