@@ -26,6 +26,7 @@ type Store interface {
 	Log
 	Records
 	Flows
+	Retention
 	Close() error
 }
 

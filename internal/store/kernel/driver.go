@@ -240,6 +240,14 @@ type RowWriter interface {
 	PutStep(*work.Step) error
 	PutSession(store.Session) error
 	DeleteSession(id string) error
+
+	// DeleteRun deletes the row of an ended, sealed run, with what finds it. Its steps, history and documents stay until EraseRows, and
+	// its leaf for ever.
+	DeleteRun(tenant work.Tenant, id work.RunID) error
+
+	// EraseRows deletes at most limit rows of steps, events, lines, documents and dead letters of a run whose row is gone, in any order,
+	// and returns how many. A driver may count several pieces that it keeps as one row as one.
+	EraseRows(tenant work.Tenant, run work.RunID, limit int) (int, error)
 }
 
 // HistoryWriter appends. Events and lines come in order and without gaps.

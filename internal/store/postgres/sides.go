@@ -1,6 +1,8 @@
 package postgres
 
 import (
+	"github.com/jackc/pgx/v5"
+
 	"orrery.example/orrery/internal/work"
 )
 
@@ -197,4 +199,48 @@ func (b *sides) stage(l *link) {
 	if c := &b.unsealed; len(c.runs) > 0 {
 		l.tell(unsealedComes, c.tenants, c.at, c.runs)
 	}
+}
+
+// DeleteRun implements kernel.RowWriter. Nothing else finds a run that has ended and is sealed.
+func (t *tx) DeleteRun(tenant work.Tenant, id work.RunID) error {
+	row, err := t.knowRun(runKey{tenant, id})
+	if err != nil || row.now() == nil {
+		return err
+	}
+	if err := t.stage(); err != nil {
+		return err
+	}
+	t.l.tell(`DELETE FROM run_labels WHERE tenant = $1 AND run = $2 AND created = $3 AND key = ANY ($4) AND value = ANY ($5)`,
+		tenant, id, row.stored.Created, labelParts(row.stored, 0), labelParts(row.stored, 1))
+	t.l.tell(`DELETE FROM runs WHERE tenant = $1 AND id = $2`, tenant, id)
+	row.stored, row.put = nil, nil
+	return nil
+}
+
+func labelParts(row *work.Run, part int) []string {
+	out := []string{}
+	for _, l := range labelsOf(row.Project, row.Labels) {
+		out = append(out, l[part])
+	}
+	return out
+}
+
+// EraseRows implements kernel.RowWriter. Rows go a few at a time, so that vacuum keeps up and no lock is held for long.
+func (t *tx) EraseRows(tenant work.Tenant, run work.RunID, limit int) (int, error) {
+	n := 0
+	for _, table := range []string{"step_values", "steps", "lines", "events", "documents", "dead_letters"} {
+		if n >= limit {
+			break
+		}
+		if err := t.ask(`DELETE FROM `+table+` WHERE ctid = ANY (ARRAY(SELECT ctid FROM `+table+` WHERE tenant = $1 AND run = $2 LIMIT $3)) RETURNING 1`,
+			func(pgx.Rows) error { n++; return nil }, tenant, run, limit-n); err != nil {
+			return n, err
+		}
+	}
+	for ref := range t.steps {
+		if ref.Tenant == tenant && ref.Run == run {
+			delete(t.steps, ref)
+		}
+	}
+	return n, nil
 }

@@ -182,3 +182,40 @@ func (t *tx) PruneRecords(now work.Time, limit int) (int, error) {
 		ORDER BY expires, tenant, kind, id LIMIT ?2)`, int64(now), all(limit))
 	return int(n), err
 }
+
+// DeleteRun implements kernel.RowWriter.
+func (t *tx) DeleteRun(tenant work.Tenant, id work.RunID) error {
+	for _, statement := range []string{
+		`DELETE FROM run_labels WHERE (tenant, run, created) IN (SELECT tenant, id, created FROM runs WHERE tenant = ?1 AND id = ?2)`,
+		`DELETE FROM runs WHERE tenant = ?1 AND id = ?2`,
+	} {
+		if _, err := t.c.do(statement, string(tenant), string(id)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// EraseRows implements kernel.RowWriter.
+func (t *tx) EraseRows(tenant work.Tenant, run work.RunID, limit int) (int, error) {
+	clear(t.written)
+	n := int64(0)
+	for _, statement := range []string{
+		`DELETE FROM step_values WHERE rowid IN (SELECT rowid FROM step_values WHERE tenant = ?1 AND run = ?2 LIMIT ?3)`,
+		`DELETE FROM steps WHERE tenant = ?1 AND run = ?2 AND id IN (SELECT id FROM steps WHERE tenant = ?1 AND run = ?2 LIMIT ?3)`,
+		`DELETE FROM lines WHERE rowid IN (SELECT rowid FROM lines WHERE tenant = ?1 AND run = ?2 LIMIT ?3)`,
+		`DELETE FROM events WHERE pos IN (SELECT pos FROM events WHERE tenant = ?1 AND run = ?2 LIMIT ?3)`,
+		`DELETE FROM documents WHERE rowid IN (SELECT rowid FROM documents WHERE tenant = ?1 AND run = ?2 LIMIT ?3)`,
+		`DELETE FROM dead_letters WHERE tenant = ?1 AND run = ?2 AND step IN (SELECT step FROM dead_letters WHERE tenant = ?1 AND run = ?2 LIMIT ?3)`,
+	} {
+		if n >= int64(limit) {
+			break
+		}
+		changed, err := t.c.do(statement, string(tenant), string(run), int64(limit)-n)
+		if err != nil {
+			return int(n), err
+		}
+		n += changed
+	}
+	return int(n), nil
+}

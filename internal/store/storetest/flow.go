@@ -3,6 +3,7 @@ package storetest
 import (
 	"fmt"
 	"slices"
+	"strings"
 
 	"orrery.example/orrery/internal/fault"
 	"orrery.example/orrery/internal/store"
@@ -257,4 +258,73 @@ func testBound(r *rig) {
 		Session: "thief", Tenant: acme, Run: g.Run, Step: g.Step, Token: g.Token, Lines: linesOf("x"),
 	}})[0], fault.Stale)
 	r.must("the report of its own session", r.report("s", g, work.Succeeded))
+}
+
+// testErase: a run that may go is gone from every list with the first command, piece by piece from the store, and its leaf stays; what is
+// held, runs, is not sealed or has no evidence stays.
+func testErase(r *rig) {
+	sub := r.submission(acme, plan(nil, runStep("a"), runStep("b"), runStep("c")))
+	sub.Run.Labels = map[string]string{"case": "7"}
+	run := r.Submit(r.ctx(), []store.Submission{sub})[0].Run
+	other := r.submit(acme, plan(nil, runStep("a")))
+	erase := func(limit int) (bool, error) { return r.Erase(r.ctx(), acme, run.ID, limit) }
+	_, err := erase(2)
+	r.wants("to erase a run under way", err, fault.Conflict)
+	r.session(acme, "s")
+	r.drain(acme, "s")
+	_, err = erase(2)
+	r.wants("to erase a run that is not sealed", err, fault.Incomplete)
+	r.must("seal", r.AppendLog(r.ctx(), acme, store.LogAppend{
+		Runs: []work.RunID{run.ID}, Leaves: [][]byte{[]byte("leaf")}, Hashes: [][32]byte{{1}}, Checkpoint: []byte("c"),
+	}))
+	_, err = erase(2)
+	r.wants("to erase a run without evidence", err, fault.Incomplete)
+	r.must("evidence", r.Attach(r.ctx(), acme, run.ID, "evidence", []byte("sha256:00")))
+	for _, on := range []string{"run/" + string(run.ID), "pack/suite", "label/case=7"} {
+		hold := store.Record{Tenant: acme, Kind: store.HoldKind, ID: on, Doc: []byte(`{}`)}
+		r.must("hold", r.Change(r.ctx(), store.RecordChange{Record: hold}))
+		_, err = erase(2)
+		r.wants("to erase a run with a hold on "+on, err, fault.Conflict)
+		hold.Version = 1
+		r.must("release", r.Change(r.ctx(), store.RecordChange{Record: hold, Delete: true}))
+	}
+	_, err = r.Erase(r.ctx(), zenith, run.ID, 2)
+	r.wants("to erase another tenant's run", err, fault.NotFound)
+	for n := 0; ; n++ {
+		left, err := erase(2)
+		r.must("erase", err)
+		_, err = r.Run(r.ctx(), acme, string(run.ID))
+		r.wants("the run after the first command", err, fault.NotFound)
+		if !left {
+			if n == 0 {
+				r.Error("everything went with one command of two rows")
+			}
+			break
+		}
+	}
+	if left, err := erase(2); left || err != nil {
+		r.Errorf("the command sent again: %t, %v", left, err)
+	}
+	steps, err := r.Steps(r.ctx(), acme, run.ID, "", 0)
+	r.must("steps", err)
+	events, err := r.Events(r.ctx(), acme, run.ID, 1, 0)
+	r.must("events", err)
+	found, err := r.Find(r.ctx(), acme, store.RunQuery{Labels: map[string]string{"case": "7"}})
+	r.must("find", err)
+	if len(steps)+len(events)+len(found) > 0 {
+		r.Errorf("%d steps, %d events and %d labels are left", len(steps), len(events), len(found))
+	}
+	leaf, _, err := r.Leaf(r.ctx(), acme, run.ID)
+	if err != nil || string(leaf) != "leaf" {
+		r.Errorf("its leaf is %q, %v", leaf, err)
+	}
+	if got := r.run(acme, other.ID); got.State != work.Succeeded {
+		r.Errorf("the other run is %s", got.State)
+	}
+	record, err := r.Record(r.ctx(), acme, store.ErasedKind, string(run.ID))
+	r.must("what stays", err)
+	if !strings.Contains(string(record.Doc), run.Name) || !strings.Contains(string(record.Doc), "sha256:00") {
+		r.Errorf("what stays of it is %s", record.Doc)
+	}
+	r.submit(acme, plan(nil, runStep("a"))) // the store goes on
 }

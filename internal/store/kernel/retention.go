@@ -1,0 +1,88 @@
+package kernel
+
+import (
+	"context"
+	"encoding/json"
+	"slices"
+
+	"orrery.example/orrery/internal/fault"
+	"orrery.example/orrery/internal/store"
+	"orrery.example/orrery/internal/work"
+)
+
+// documentEvidence is the kind under which the digest of a run's evidence is kept.
+const documentEvidence = "evidence"
+
+// Erase implements store.Retention.
+func (s *Store) Erase(ctx context.Context, tenant work.Tenant, id work.RunID, limit int) (bool, error) {
+	left := false
+	err := s.one(ctx, Needs{}, func(u *unit) error {
+		row, err := u.tx.Record(tenant, store.ErasedKind, string(id))
+		if err != nil {
+			u.fail(err)
+			return err
+		}
+		var e store.Erased
+		if row == nil {
+			row = &store.Record{Tenant: tenant, Kind: store.ErasedKind, ID: string(id)}
+			if e, err = u.erasable(tenant, id); err != nil {
+				return err
+			}
+			u.fail(u.flush()) // what others of this batch have done to the row is written before it goes
+			u.fail(u.tx.DeleteRun(tenant, id))
+			delete(u.hot, runKey{tenant, id})
+			u.order = slices.DeleteFunc(u.order, func(h *hot) bool { return h.run.Tenant == tenant && h.run.ID == id })
+		} else if err := json.Unmarshal(row.Doc, &e); err != nil {
+			u.fail(err)
+			return err
+		}
+		if e.Done {
+			left = false
+			return nil
+		}
+		n, err := u.tx.EraseRows(tenant, id, limit)
+		u.fail(err)
+		e.Done = n < limit
+		left = !e.Done
+		row.Doc, err = json.Marshal(&e)
+		u.fail(err)
+		row.Version++
+		u.fail(u.tx.PutRecord(*row))
+		u.wrote = true
+		return u.err
+	})
+	return left, err
+}
+
+// erasable refuses a run that must stay.
+func (u *unit) erasable(tenant work.Tenant, id work.RunID) (store.Erased, error) {
+	h, err := u.open(tenant, id)
+	if err != nil {
+		return store.Erased{}, err
+	}
+	run := h.run
+	if run.Phase != work.PhaseEnded {
+		return store.Erased{}, fault.New(fault.Conflict, "run %s has not ended", run.Name)
+	}
+	leaf, _, err := u.tx.Leaf(tenant, id)
+	u.fail(err)
+	if leaf == nil {
+		return store.Erased{}, fault.New(fault.Incomplete, "run %s is not sealed in the log", run.Name)
+	}
+	evidence, err := u.tx.Document(tenant, id, documentEvidence)
+	u.fail(err)
+	if evidence == nil {
+		return store.Erased{}, fault.New(fault.Incomplete, "the evidence of run %s is not kept", run.Name).WithHint("orrery evidence export %s", run.Name)
+	}
+	for _, hold := range store.HoldsOn(run) {
+		row, err := u.tx.Record(tenant, store.HoldKind, hold)
+		u.fail(err)
+		if row != nil {
+			return store.Erased{}, fault.New(fault.Conflict, "run %s is under a legal hold on %s", run.Name, hold).WithHint("orrery retention holds")
+		}
+	}
+	return store.Erased{
+		Run: id, Name: run.Name, Pack: run.Pack, PlanHash: run.PlanHash, State: run.State, Created: run.Created, Ended: run.Ended,
+		Evidence: work.Digest(evidence), Begun: u.now,
+	}, u.err
+}

@@ -1,0 +1,44 @@
+package store
+
+import (
+	"context"
+
+	"orrery.example/orrery/internal/work"
+)
+
+// Erased is what stays of a run that was deleted, beside its leaf in the log and its evidence.
+type Erased struct {
+	Run      work.RunID   `json:"run"`
+	Name     string       `json:"name"`
+	Pack     work.PackRef `json:"pack"`
+	PlanHash work.Digest  `json:"planHash"`
+	State    work.State   `json:"state"`
+	Created  work.Time    `json:"created"`
+	Ended    work.Time    `json:"ended"`
+	Evidence work.Digest  `json:"evidence"` // of its bundle
+	Begun    work.Time    `json:"begun"`
+	Done     bool         `json:"done"` // nothing of it is left
+}
+
+// Kinds of the records of retention.
+const (
+	ErasedKind = "erased" // Erased, by id of the run
+	HoldKind   = "hold"   // a legal hold, by what it is on: "run/ID", "pack/NAME" or "label/KEY=VALUE"
+)
+
+// Retention deletes runs.
+type Retention interface {
+	// Erase deletes a run that has ended, is sealed and whose evidence is kept, at most limit rows at a time: it is sent again until it
+	// says that nothing is left. With the first it is in no list any more, and an Erased is kept. Its leaf in the log stays. Errors:
+	// fault.NotFound, fault.Conflict for a run that must stay, fault.Incomplete for one that is not sealed or has no evidence.
+	Erase(ctx context.Context, tenant work.Tenant, run work.RunID, limit int) (left bool, err error)
+}
+
+// HoldsOn returns the ids of the records that keep a run from being deleted.
+func HoldsOn(run *work.Run) []string {
+	out := []string{"run/" + string(run.ID), "pack/" + run.Pack.Name}
+	for key, value := range run.Labels {
+		out = append(out, "label/"+key+"="+value)
+	}
+	return out
+}
