@@ -94,8 +94,8 @@ func OpenServer(ctx context.Context, o ServerOptions) (*Server, error) {
 	}
 	s := &Server{
 		Folder: f, opts: o, Identity: &identity.Service{Records: f.Store, Now: Now},
-		spaces: map[work.Tenant]*rest.Space{f.Tenant: {Keys: f.Keys, Control: f.Control, Attest: f.Attest}},
 		guards: map[work.Tenant]*warrant.Guard{}, admission: &admission.Service{Records: f.Store, Now: Now},
+		spaces: map[work.Tenant]*rest.Space{f.Tenant: {Keys: f.Keys, Control: f.Control, Attest: f.Attest, Retention: f.Retention()}},
 	}
 	f.Control.Admit = s.admit(f.Keys)
 	if err := s.prepare(ctx); err != nil {
@@ -230,7 +230,7 @@ func (s *Server) space(ctx context.Context, tenant work.Tenant) (*rest.Space, er
 	if err != nil {
 		return nil, err
 	}
-	sp := &rest.Space{Keys: keys, Attest: sealer, Control: &control.Service{Store: s.Store, Nonces: s.Store, Blobs: s.Blobs, Flows: s.Store, Trust: keys.Trust, Now: Now, Admit: s.admit(keys)}}
+	sp := &rest.Space{Keys: keys, Attest: sealer, Retention: s.retention(sealer), Control: &control.Service{Store: s.Store, Nonces: s.Store, Blobs: s.Blobs, Flows: s.Store, Trust: keys.Trust, Now: Now, Admit: s.admit(keys)}}
 	s.spaces[tenant] = sp
 	if s.life != nil {
 		if err := s.serveTenant(tenant, sp); err != nil {
@@ -350,6 +350,7 @@ func (s *Server) work(ctx context.Context) error {
 	s.group.Go(func() { s.policies.Run(ctx) })
 	s.group.Go(func() { s.prune(ctx) })
 	s.group.Go(func() { s.notify.Run(ctx, s.tenants) })
+	s.group.Go(func() { s.retain(ctx) })
 	if s.opts.Work {
 		if err := s.steps(ctx); err != nil {
 			return err

@@ -22,8 +22,9 @@ type Erased struct {
 
 // Kinds of the records of retention.
 const (
-	ErasedKind = "erased" // Erased, by id of the run
-	HoldKind   = "hold"   // a legal hold, by what it is on: "run/ID", "pack/NAME" or "label/KEY=VALUE"
+	ErasedKind  = "erased"  // Erased, by id of the run
+	ErasingKind = "erasing" // by id of a run of which something is left
+	HoldKind    = "hold"    // a legal hold, by what it is on: "run/ID", "pack/NAME" or "label/KEY=VALUE"
 )
 
 // Retention deletes runs.

@@ -8,6 +8,7 @@ import (
 	"orrery.example/orrery/internal/access"
 	"orrery.example/orrery/internal/fault"
 	"orrery.example/orrery/internal/httpapi"
+	"orrery.example/orrery/internal/retention"
 	"orrery.example/orrery/internal/store"
 	"orrery.example/orrery/internal/work"
 )
@@ -105,4 +106,126 @@ func (s *service) changeFlow(w http.ResponseWriter, r *http.Request, c *httpapi.
 		return err
 	}
 	return httpapi.Reply(w, http.StatusOK, out)
+}
+
+func (s *service) retentionRoutes() []httpapi.Route {
+	const read, change = access.OrchRead, access.Admin
+	return []httpapi.Route{
+		get("/api/v1/retention", "getRetention", "retention", "Show how long runs stay, and the legal holds", read, api.Retention{}, s.getRetention),
+		post("/api/v1/retention", "setRetention", "retention", "Set how long runs stay", change, 0, api.RetentionPolicy{}, api.Retention{}, s.setRetention),
+		post("/api/v1/retention/holds", "holdRetention", "retention", "Set or release a legal hold on a run, a pack or a label", change, 0, api.HoldRequest{}, api.Retention{}, s.hold),
+		get("/api/v1/retention/expired", "listExpired", "retention", "List runs that the policy lets go", read, api.ExpiredRuns{}, s.listExpired),
+		get("/api/v1/retention/erased", "listErased", "retention", "List runs that were deleted, with the digest of their evidence", read, api.ErasedRuns{}, s.listErased),
+	}
+}
+
+func (s *service) keeper(r *http.Request, c *httpapi.Call) (*retention.Service, error) {
+	sp, err := s.Space(r.Context(), c.Tenant)
+	if err != nil {
+		return nil, err
+	}
+	return sp.Retention, nil
+}
+
+func (s *service) getRetention(w http.ResponseWriter, r *http.Request, c *httpapi.Call) error {
+	k, err := s.keeper(r, c)
+	if err != nil {
+		return err
+	}
+	p, err := k.Policy(r.Context(), c.Tenant)
+	if err != nil {
+		return err
+	}
+	out, err := recast[api.Retention](p)
+	if err != nil {
+		return err
+	}
+	holds, err := k.Holds(r.Context(), c.Tenant)
+	if err != nil {
+		return err
+	}
+	if out.Holds, err = recastAll[api.Hold](holds); err != nil {
+		return err
+	}
+	return httpapi.Reply(w, http.StatusOK, out)
+}
+
+func (s *service) setRetention(w http.ResponseWriter, r *http.Request, c *httpapi.Call) error {
+	var q api.RetentionPolicy
+	if err := httpapi.Read(r, &q); err != nil {
+		return err
+	}
+	p, err := recast[retention.Policy](q)
+	if err != nil {
+		return err
+	}
+	k, err := s.keeper(r, c)
+	if err != nil {
+		return err
+	}
+	if err := k.SetPolicy(r.Context(), c.Tenant, p); err != nil {
+		return err
+	}
+	return s.getRetention(w, r, c)
+}
+
+func (s *service) hold(w http.ResponseWriter, r *http.Request, c *httpapi.Call) error {
+	var q api.HoldRequest
+	if err := httpapi.Read(r, &q); err != nil {
+		return err
+	}
+	k, err := s.keeper(r, c)
+	if err != nil {
+		return err
+	}
+	reason := cmp.Or(c.Principal.Reason, q.Reason)
+	if reason == "" {
+		return fault.New(fault.Invalid, "whoever sets or releases a legal hold says why").WithHint(`add "reason"`)
+	}
+	if entry := store.AuditOf(r.Context()); entry != nil {
+		entry.Reason = reason
+	}
+	if q.Release {
+		err = k.Release(r.Context(), c.Tenant, q.On)
+	} else {
+		err = k.SetHold(r.Context(), c.Tenant, retention.Hold{On: q.On, By: work.Actor{Name: c.Principal.Subject, Reason: reason, Ticket: c.Principal.Ticket}})
+	}
+	if err != nil {
+		return err
+	}
+	return s.getRetention(w, r, c)
+}
+
+func (s *service) listExpired(w http.ResponseWriter, r *http.Request, c *httpapi.Call) error {
+	k, err := s.keeper(r, c)
+	if err != nil {
+		return err
+	}
+	found, err := k.Candidates(r.Context(), c.Tenant, httpapi.MaxPage)
+	if err != nil {
+		return err
+	}
+	out := api.ExpiredRuns{Items: make([]api.ExpiredRun, len(found))}
+	for i, f := range found {
+		out.Items[i] = api.ExpiredRun{
+			Run: string(f.Run.ID), Name: f.Run.Name, Pack: f.Run.Pack.Name, State: string(f.Run.State), Ended: f.Run.Ended.String(), Held: f.Held,
+		}
+	}
+	return httpapi.ReplyTagged(w, r, out)
+}
+
+func (s *service) listErased(w http.ResponseWriter, r *http.Request, c *httpapi.Call) error {
+	k, err := s.keeper(r, c)
+	if err != nil {
+		return err
+	}
+	erased, err := k.Erased(r.Context(), c.Tenant)
+	if err != nil {
+		return err
+	}
+	var out api.ErasedRuns
+	if out.Items, err = recastAll[api.ErasedRun](erased); err != nil {
+		return err
+	}
+	return httpapi.ReplyTagged(w, r, out)
 }

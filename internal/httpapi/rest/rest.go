@@ -19,6 +19,7 @@ import (
 	"orrery.example/orrery/internal/identity"
 	"orrery.example/orrery/internal/keyring"
 	"orrery.example/orrery/internal/notify"
+	"orrery.example/orrery/internal/retention"
 	"orrery.example/orrery/internal/store"
 	"orrery.example/orrery/internal/stream"
 	"orrery.example/orrery/internal/work"
@@ -36,6 +37,8 @@ type Space struct {
 	Keys    keyring.Ring
 	Control *control.Service
 	Attest  *attest.Service
+
+	Retention *retention.Service
 }
 
 // Deps are what the operations work on.
@@ -72,6 +75,7 @@ func Routes(d Deps) []httpapi.Route {
 	routes = append(routes, s.notificationRoutes()...)
 	routes = append(routes, s.debugRoutes()...)
 	routes = append(routes, s.flowRoutes()...)
+	routes = append(routes, s.retentionRoutes()...)
 	return append(routes, faces(routes)...)
 }
 

@@ -48,6 +48,11 @@ func (s *Store) Erase(ctx context.Context, tenant work.Tenant, id work.RunID, li
 		u.fail(err)
 		row.Version++
 		u.fail(u.tx.PutRecord(*row))
+		if left {
+			u.fail(u.tx.PutRecord(store.Record{Tenant: tenant, Kind: store.ErasingKind, ID: string(id), Version: row.Version, Doc: []byte(`{}`)}))
+		} else {
+			u.fail(u.tx.DeleteRecord(tenant, store.ErasingKind, string(id)))
+		}
 		u.wrote = true
 		return u.err
 	})
