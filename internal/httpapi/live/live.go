@@ -116,7 +116,7 @@ func (s *session) run(ctx context.Context) *stream.Frame {
 		if time.Since(checked) >= heartbeat {
 			checked = time.Now()
 			if err := s.call.Again(ctx); err != nil {
-				return s.control(stream.Closing, map[string]string{"reason": "the caller may not read this any more", "code": string(fault.CodeOf(err))})
+				return s.refused(ctx, err)
 			}
 		}
 		if len(items) == 0 {
@@ -134,6 +134,19 @@ func (s *session) run(ctx context.Context) *stream.Frame {
 			return nil
 		}
 	}
+}
+
+// refused returns the last frame of a caller who could not be let in again: because he may not, or because nobody could find that out.
+func (s *session) refused(ctx context.Context, err error) *stream.Frame {
+	code := fault.CodeOf(err)
+	switch code {
+	case fault.Unauthenticated, fault.Denied, fault.NotFound, fault.TenantRequired:
+		return s.control(stream.Closing, map[string]string{"reason": "the caller may not read this any more", "code": string(code)})
+	}
+	if ctx.Err() != nil {
+		return s.last(ctx, ctx.Err())
+	}
+	return s.control(stream.Closing, map[string]string{"reason": "whether the caller may still read this cannot be found out; come back with the id of the last frame", "code": string(code)})
 }
 
 // last returns the frame that says why a stream ends.
