@@ -19,6 +19,7 @@ import (
 
 	"orrery.example/orrery/api"
 	"orrery.example/orrery/internal/remote"
+	"orrery.example/orrery/internal/store"
 	"orrery.example/orrery/internal/work"
 	"orrery.example/orrery/internal/worker"
 )
@@ -291,7 +292,10 @@ func TestDrain(t *testing.T) {
 	if err != nil || run.State.Terminal() || r.count(second, work.StepClaimed) != 0 {
 		t.Error("a worker that leaves took more work", run.State, err)
 	}
-	// What it leaves others take at once.
+	// It is held back under its name until somebody says otherwise; then it takes what it left.
+	if _, err := r.store.ChangeFlow(t.Context(), store.FlowChange{Tenant: acme, Kind: store.FlowWorker, Name: "pool/w", Verb: "uncordon", Actor: work.Actor{Name: "ops", Reason: "back"}}); err != nil {
+		t.Fatal(err)
+	}
 	r.worker(r.server.URL, 1, nil)
 	r.ends(second)
 }
