@@ -160,7 +160,7 @@ func (d *Driver) loadIncarnation(ctx context.Context, conn *pgx.Conn) error {
 }
 
 // RaiseIncarnation refuses every token that was given out before. A database that comes from a backup, or from a standby that may
-// have missed something, needs it before any server is started on it; servers that run learn of it when they are started again.
+// have missed something, needs it before any server is started on it; servers that run learn of it with their next transaction.
 func (d *Driver) RaiseIncarnation(ctx context.Context) error {
 	conn, err := d.pool.Acquire(ctx)
 	if err != nil {

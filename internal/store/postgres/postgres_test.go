@@ -11,10 +11,13 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"orrery.example/orrery/internal/fault"
+	"orrery.example/orrery/internal/store"
 	"orrery.example/orrery/internal/store/kernel"
 	"orrery.example/orrery/internal/store/postgres"
 	"orrery.example/orrery/internal/store/storetest"
 	"orrery.example/orrery/internal/testservice"
+	"orrery.example/orrery/internal/work"
 )
 
 // server is shared by the tests of this package.
@@ -153,4 +156,33 @@ func TestStore(t *testing.T) {
 			}
 		},
 	})
+}
+
+// TestRestoreIsNoticed: a server that runs refuses a token from before a restore as soon as another has raised the incarnation.
+func TestRestoreIsNoticed(t *testing.T) {
+	url := server.Database(t)
+	running := kernel.New(connect(t, url), kernel.Options{Now: now})
+	defer running.Close()
+	raw, hash := onePlan(1)
+	submitAll(t, running, 1, raw, hash)
+	if err := running.OpenSession(t.Context(), store.Session{ID: "s", Tenant: "acme", Expires: now() + 60e6}); err != nil {
+		t.Fatal(err)
+	}
+	claim := store.ExchangeRequest{Session: "s", Tenant: "acme", Runners: []string{"noop", "process"}, MinTier: 3, Max: 1}
+	got, err := running.Exchange(t.Context(), claim)
+	if err != nil || len(got.Grants) != 1 {
+		t.Fatalf("%d grants, %v", len(got.Grants), err)
+	}
+	restorer := connect(t, url)
+	defer restorer.Close()
+	if err := restorer.RaiseIncarnation(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	g := got.Grants[0]
+	reply, err := running.Exchange(t.Context(), store.ExchangeRequest{Session: "s", Tenant: "acme", Reports: []store.ReportCommand{{
+		Run: g.Run, Step: g.Step, Report: work.ReportedData{Token: g.Token, State: work.Succeeded, Reason: work.Reason{Code: work.EndedWell}},
+	}}})
+	if err != nil || fault.CodeOf(reply.Errs[0]) != fault.Stale {
+		t.Errorf("a report from before the restore: %v, %v", reply.Errs, err)
+	}
 }
