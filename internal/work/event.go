@@ -55,7 +55,7 @@ const (
 	StepCarried     EventType = "step.carried"      // CarriedData: taken over from an earlier run
 	StepCancelAsked EventType = "step.cancel-asked" // none: the worker will be told
 	PolicyAsked     EventType = "policy.asked"      // AskedData: a gate waits for a policy engine
-	PolicyDecided   EventType = "policy.decided"    // PolicyData; a stimulus where an engine has answered
+	PolicyDecided   EventType = "policy.decided"    // PolicyData: of the rules, or a stimulus where an engine has answered
 )
 
 // SubmittedData opens a history.
