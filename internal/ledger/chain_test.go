@@ -188,6 +188,7 @@ func TestEncodeIsCanonical(t *testing.T) {
 		`{"😀":1,"` + "\ufb33" + `":2}`, `{"a\n":1}`, `{"a":[1,2,[3,{"x":true,"y":false,"z":null}]]}`, `[1,]`, `{"a":1,}`, `{"a"}`,
 		`{"a":"` + "\xff" + `"}`, `{"a":"\ud800"}`, `{"a":tru}`, `{"a":"` + "\u2028" + `"}`, strings.Repeat("[", 40) + strings.Repeat("]", 40),
 		strings.Repeat("[", 70) + strings.Repeat("]", 70), `"text"`, `"te`, `-`, `12`, `{"":0}`, `{"a":"\`, "{\"a\":\"\t\"}",
+		`{"\u0001":1}`, `{"\u00e9":1}`, `{"x":{"\u007f":1}}`, `{"\q":1}`, "{\"\t\":1}", `{"\`, `{"`, `{"\u000`, "{\"\xff\":1}",
 	} {
 		same(t, work.Event{Tenant: "acme", Run: "r", Seq: 3, Time: start, Type: work.RunQueued, Data: []byte(data), Prev: "sha256:00", Hash: "sha256:11"})
 	}
@@ -199,6 +200,7 @@ func TestEncodeIsCanonical(t *testing.T) {
 
 func FuzzEncodeIsCanonical(f *testing.F) {
 	f.Add([]byte(`{"a":[1,"x\n",true],"b":{}}`), "acme", "build[0]::x", int64(1), int64(start))
+	f.Add([]byte(`{"x":{"\u0001":1}}`), "acme", "s", int64(1), int64(0))
 	f.Add([]byte(`{"b":1,"a":-0}`), "é", "\"", int64(-1), int64(0))
 	f.Fuzz(func(t *testing.T, data []byte, tenant, step string, seq, at int64) {
 		if at < -62135596800000000 || at > 253402300799999999 || bytes.Contains(data, []byte(`\ufffd`)) {

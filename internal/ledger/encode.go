@@ -188,8 +188,11 @@ func (p *prober) object(depth int) bool {
 			return false
 		}
 		simple, ok := p.text()
+		if !ok || !simple {
+			return false
+		}
 		name := p.raw[start : p.at-1]
-		if !ok || !simple || !first && string(name) <= string(before) || !p.take(':') || !p.value(depth+1) {
+		if !first && string(name) <= string(before) || !p.take(':') || !p.value(depth+1) {
 			return false
 		}
 		before = name

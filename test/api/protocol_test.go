@@ -348,3 +348,16 @@ func TestDeprecation(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// Whatever names and values a client makes up for labels, the server answers, and goes on answering.
+func TestOddLabels(t *testing.T) {
+	r := start(t, app.ServerOptions{})
+	tokens := r.tenant("acme", "operator", "viewer")
+	for _, label := range []string{"\x01", "\x7f", "é", "\"", "\\", "<>&", "\u2028", "", " ", strings.Repeat("x", 300)} {
+		a := r.ask("POST", "/api/v1/runs", tokens["operator"], "acme", map[string]any{"manifest": "steps: [{run: echo hello}]", "labels": map[string]any{label: label}})
+		if a.status != 201 && a.status != 400 {
+			t.Errorf("the label %q: %d %s", label, a.status, a.body)
+		}
+	}
+	r.want(r.ask("GET", "/api/v1/runs", tokens["viewer"], "acme", nil), 200)
+}
