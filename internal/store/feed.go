@@ -13,7 +13,7 @@ import (
 // up to a position has seen every event before it, whatever servers wrote them and in whatever order they committed. Within it
 // the events of a run are in their own order. Audit entries are not in it.
 type Feed interface {
-	// Feed returns at most limit events behind a position, 0 for the start.
+	// Feed returns at most limit events behind a position; below 0 it begins with the first that is kept, and nothing is lost.
 	Feed(ctx context.Context, tenant work.Tenant, after int64, limit int) (FeedPage, error)
 
 	// FeedEnd returns the position of the last event that is in the list now, and the incarnation of the store that positions belong to.

@@ -43,7 +43,16 @@ func TestB14_Retention(t *testing.T) {
 		r.finish(tokens["viewer"], tenant, run)
 		return run
 	}
-	goes, held := submit("1"), submit("2")
+	before, err := r.Server.Store.FeedEnd(t.Context(), tenant)
+	if err != nil {
+		t.Fatal(err)
+	}
+	goes := submit("1")
+	seen, err := r.Server.Store.FeedEnd(t.Context(), tenant)
+	if err != nil {
+		t.Fatal(err)
+	}
+	held := submit("2")
 	r.code(r.ask("POST", "/api/v1/retention", tokens["operator"], tenant, map[string]any{"days": map[string]int{"*": 30}}), 403, "DENIED")
 	r.code(r.ask("POST", "/api/v1/retention", tokens["admin"], tenant, map[string]any{"days": map[string]int{"running": 30}}), 400, "INVALID")
 	r.want(r.ask("POST", "/api/v1/retention", tokens["admin"], tenant, map[string]any{"days": map[string]int{"*": 30}}), 200)
@@ -77,6 +86,14 @@ func TestB14_Retention(t *testing.T) {
 	}
 	r.want(r.ask("GET", "/api/v1/runs/"+held, tokens["viewer"], tenant, nil), 200)
 
+	// Who followed the tenant and was away hears that something is missing; who begins anew or has seen all of it goes on.
+	r.code(r.ask("GET", "/api/v1/events?after="+before.String(), tokens["viewer"], tenant, nil), 409, "CONFLICT")
+	back, leave := r.open("/api/v1/events", tokens["viewer"], tenant, before.String())
+	r.frames(back, "stream.resync")
+	leave()
+	r.want(r.ask("GET", "/api/v1/events?after="+seen.String(), tokens["viewer"], tenant, nil), 200)
+	r.want(r.ask("GET", "/api/v1/events", tokens["viewer"], tenant, nil), 200)
+
 	erased := r.want(r.ask("GET", "/api/v1/retention/erased", tokens["viewer"], tenant, nil), 200)["items"].([]any)
 	if len(erased) != 1 || erased[0].(map[string]any)["run"] != goes || erased[0].(map[string]any)["done"] != true {
 		t.Fatalf("what stays is %v", erased)
@@ -106,6 +123,9 @@ func TestB14_Retention(t *testing.T) {
 	r.want(r.ask("POST", "/api/v1/retention/holds", tokens["admin"], tenant, map[string]any{"on": "label/case=2", "release": true, "reason": "over"}), 200)
 	if n, err := later.Sweep(ctx, tenant, by, 10); n != 1 || err != nil {
 		t.Errorf("after the release %d runs went, %v", n, err)
+	}
+	if end, err := r.Server.Store.FeedEnd(ctx, tenant); err != nil || end.Number < seen.Number {
+		t.Errorf("a feed without events ends at %s, %v: before %s", end, err, seen)
 	}
 	if _, err := r.Server.Store.Run(ctx, tenant, held); fault.CodeOf(err) != fault.NotFound {
 		t.Errorf("the released run: %v", err)

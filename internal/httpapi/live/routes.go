@@ -94,7 +94,7 @@ func (s *service) list(w http.ResponseWriter, r *http.Request, c *httpapi.Call, 
 		return err
 	}
 	if id == "" {
-		after = store.Position{Incarnation: end.Incarnation}
+		after = store.Position{Incarnation: end.Incarnation, Number: -1} // the first event that is kept
 	}
 	if after.Incarnation != end.Incarnation {
 		return gone(&stream.Gap{ID: end.String(), Why: "the store was restored from a backup since"})
@@ -102,6 +102,9 @@ func (s *service) list(w http.ResponseWriter, r *http.Request, c *httpapi.Call, 
 	frames, err := s.Streams.List(r.Context(), c.Tenant, after, page.Limit)
 	if err != nil {
 		return gone(err)
+	}
+	if len(frames) == 0 && id == "" {
+		after = end
 	}
 	out := api.FrameList{Items: make([]api.Frame, len(frames)), End: after.String()}
 	for i := range frames {

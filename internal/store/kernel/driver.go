@@ -246,8 +246,9 @@ type RowWriter interface {
 	DeleteRun(tenant work.Tenant, id work.RunID) error
 
 	// EraseRows deletes at most limit rows of steps, events, lines, documents and dead letters of a run whose row is gone, in any order,
-	// and returns how many. A driver may count several pieces that it keeps as one row as one.
-	EraseRows(tenant work.Tenant, run work.RunID, limit int) (int, error)
+	// and returns how many, with the position in the feed of the last event that went, 0 for none. A driver may count several pieces
+	// that it keeps as one row as one.
+	EraseRows(tenant work.Tenant, run work.RunID, limit int) (n int, last int64, err error)
 }
 
 // HistoryWriter appends. Events and lines come in order and without gaps.

@@ -95,21 +95,23 @@ func (s *Store) Feed(ctx context.Context, tenant work.Tenant, after int64, limit
 		return store.FeedPage{}, err
 	}
 	return read(ctx, s, func(r Reader) (store.FeedPage, error) {
-		var page store.FeedPage
-		floor, err := r.Record(tenant, feedKind, feedFloor)
+		floor, err := floorOf(r, tenant)
+		page := store.FeedPage{Lost: after >= 0 && after < floor}
 		if err != nil {
 			return page, err
-		}
-		if floor != nil {
-			var position int64
-			if err := json.Unmarshal(floor.Doc, &position); err != nil {
-				return page, fault.Wrap(fault.Internal, err, "the floor of the feed of %s", tenant)
-			}
-			page.Lost = after < position
 		}
 		page.Events, err = r.Feed(tenant, after, end, limit)
 		return page, err
 	})
+}
+
+// floorOf is the position of the last event of a tenant that has been deleted, 0 for none.
+func floorOf(r Reader, tenant work.Tenant) (floor int64, err error) {
+	row, err := r.Record(tenant, feedKind, feedFloor)
+	if err != nil || row == nil {
+		return 0, err
+	}
+	return floor, fault.Wrap(fault.Internal, json.Unmarshal(row.Doc, &floor), "the floor of the feed of %s", tenant)
 }
 
 // FeedEnd implements store.Feed.
@@ -118,7 +120,14 @@ func (s *Store) FeedEnd(ctx context.Context, tenant work.Tenant) (store.Position
 	if err != nil {
 		return store.Position{}, err
 	}
-	end, err := read(ctx, s, func(r Reader) (int64, error) { return r.FeedEnd(tenant, settled) })
+	end, err := read(ctx, s, func(r Reader) (int64, error) {
+		floor, err := floorOf(r, tenant)
+		if err != nil {
+			return 0, err
+		}
+		end, err := r.FeedEnd(tenant, settled)
+		return max(end, floor), err
+	})
 	return store.Position{Incarnation: s.driver.Incarnation(), Number: end}, err
 }
 

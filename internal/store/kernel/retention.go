@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"slices"
+	"strconv"
 
 	"orrery.example/orrery/internal/fault"
 	"orrery.example/orrery/internal/store"
@@ -40,8 +41,9 @@ func (s *Store) Erase(ctx context.Context, tenant work.Tenant, id work.RunID, li
 			left = false
 			return nil
 		}
-		n, err := u.tx.EraseRows(tenant, id, limit)
+		n, last, err := u.tx.EraseRows(tenant, id, limit)
 		u.fail(err)
+		u.raiseFloor(tenant, last)
 		e.Done = n < limit
 		left = !e.Done
 		row.Doc, err = json.Marshal(&e)
@@ -57,6 +59,28 @@ func (s *Store) Erase(ctx context.Context, tenant work.Tenant, id work.RunID, li
 		return u.err
 	})
 	return left, err
+}
+
+// raiseFloor notes up to where the feed of a tenant has gaps, so that a follower who comes back from before hears of it.
+func (u *unit) raiseFloor(tenant work.Tenant, last int64) {
+	if last == 0 || u.err != nil {
+		return
+	}
+	floor, err := floorOf(u.tx, tenant)
+	u.fail(err)
+	if floor >= last {
+		return
+	}
+	row, err := u.tx.Record(tenant, feedKind, feedFloor)
+	u.fail(err)
+	if row == nil {
+		row = &store.Record{Tenant: tenant, Kind: feedKind, ID: feedFloor}
+	}
+	row.Version++
+	row.Doc = strconv.AppendInt(nil, last, 10)
+	if u.err == nil {
+		u.fail(u.tx.PutRecord(*row))
+	}
 }
 
 // erasable refuses a run that must stay.

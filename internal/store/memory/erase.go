@@ -3,6 +3,7 @@ package memory
 import (
 	"slices"
 
+	"orrery.example/orrery/internal/store"
 	"orrery.example/orrery/internal/store/kernel"
 	"orrery.example/orrery/internal/work"
 )
@@ -24,8 +25,7 @@ func (t *tx) DeleteRun(tenant work.Tenant, id work.RunID) error {
 }
 
 // EraseRows implements kernel.RowWriter.
-func (t *tx) EraseRows(tenant work.Tenant, run work.RunID, limit int) (int, error) {
-	n := 0
+func (t *tx) EraseRows(tenant work.Tenant, run work.RunID, limit int) (n int, last int64, err error) {
 	key := runKey{tenant, run}
 	for _, ref := range slices.Clone(within(t.d.stepIDs.from(kernel.StepRef{Tenant: tenant, Run: run}), tenant, run, limit)) {
 		t.orderStep(t.d.steps[ref], ref, false)
@@ -51,8 +51,13 @@ func (t *tx) EraseRows(tenant work.Tenant, run work.RunID, limit int) (int, erro
 	}
 	if _, some := t.d.events[key]; some && n < limit {
 		drop(t, t.d.events, key)
+		for _, p := range t.d.feed[tenant] {
+			if p.run == run {
+				last = p.number*store.ChunkEvents + int64(p.events) - 1
+			}
+		}
 		put(t, t.d.feed, tenant, slices.DeleteFunc(slices.Clone(t.d.feed[tenant]), func(p piece) bool { return p.run == run }))
 		n++
 	}
-	return n, nil
+	return n, last, nil
 }

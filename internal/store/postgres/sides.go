@@ -3,6 +3,8 @@ package postgres
 import (
 	"github.com/jackc/pgx/v5"
 
+	"orrery.example/orrery/internal/store"
+	"orrery.example/orrery/internal/store/chunk"
 	"orrery.example/orrery/internal/work"
 )
 
@@ -226,21 +228,34 @@ func labelParts(row *work.Run, part int) []string {
 }
 
 // EraseRows implements kernel.RowWriter. Rows go a few at a time, so that vacuum keeps up and no lock is held for long.
-func (t *tx) EraseRows(tenant work.Tenant, run work.RunID, limit int) (int, error) {
-	n := 0
-	for _, table := range []string{"step_values", "steps", "lines", "events", "documents", "dead_letters"} {
+func (t *tx) EraseRows(tenant work.Tenant, run work.RunID, limit int) (n int, last int64, err error) {
+	for _, table := range []string{"step_values", "steps", "lines", "documents", "dead_letters"} {
 		if n >= limit {
 			break
 		}
 		if err := t.ask(`DELETE FROM `+table+` WHERE ctid = ANY (ARRAY(SELECT ctid FROM `+table+` WHERE tenant = $1 AND run = $2 LIMIT $3)) RETURNING 1`,
 			func(pgx.Rows) error { n++; return nil }, tenant, run, limit-n); err != nil {
-			return n, err
+			return n, last, err
 		}
+	}
+	if n < limit {
+		err = t.ask(`DELETE FROM events WHERE ctid = ANY (ARRAY(SELECT ctid FROM events WHERE tenant = $1 AND run = $2 LIMIT $3)) RETURNING pos, first, body`,
+			func(rows pgx.Rows) error {
+				n++
+				var number, first int64
+				var body []byte
+				if err := rows.Scan(&number, &first, &body); err != nil {
+					return err
+				}
+				entries, err := chunk.Events(tenant, run, first, body)
+				last = max(last, number*store.ChunkEvents+int64(len(entries))-1)
+				return err
+			}, tenant, run, limit-n)
 	}
 	for ref := range t.steps {
 		if ref.Tenant == tenant && ref.Run == run {
 			delete(t.steps, ref)
 		}
 	}
-	return n, nil
+	return n, last, err
 }

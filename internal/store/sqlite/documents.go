@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 
 	"orrery.example/orrery/internal/store"
+	"orrery.example/orrery/internal/store/chunk"
 	"orrery.example/orrery/internal/work"
 )
 
@@ -197,25 +198,33 @@ func (t *tx) DeleteRun(tenant work.Tenant, id work.RunID) error {
 }
 
 // EraseRows implements kernel.RowWriter.
-func (t *tx) EraseRows(tenant work.Tenant, run work.RunID, limit int) (int, error) {
+func (t *tx) EraseRows(tenant work.Tenant, run work.RunID, limit int) (n int, last int64, err error) {
 	clear(t.written)
-	n := int64(0)
 	for _, statement := range []string{
 		`DELETE FROM step_values WHERE rowid IN (SELECT rowid FROM step_values WHERE tenant = ?1 AND run = ?2 LIMIT ?3)`,
 		`DELETE FROM steps WHERE tenant = ?1 AND run = ?2 AND id IN (SELECT id FROM steps WHERE tenant = ?1 AND run = ?2 LIMIT ?3)`,
 		`DELETE FROM lines WHERE rowid IN (SELECT rowid FROM lines WHERE tenant = ?1 AND run = ?2 LIMIT ?3)`,
-		`DELETE FROM events WHERE pos IN (SELECT pos FROM events WHERE tenant = ?1 AND run = ?2 LIMIT ?3)`,
 		`DELETE FROM documents WHERE rowid IN (SELECT rowid FROM documents WHERE tenant = ?1 AND run = ?2 LIMIT ?3)`,
 		`DELETE FROM dead_letters WHERE tenant = ?1 AND run = ?2 AND step IN (SELECT step FROM dead_letters WHERE tenant = ?1 AND run = ?2 LIMIT ?3)`,
 	} {
-		if n >= int64(limit) {
+		if n >= limit {
 			break
 		}
-		changed, err := t.c.do(statement, string(tenant), string(run), int64(limit)-n)
+		changed, err := t.c.do(statement, string(tenant), string(run), int64(limit-n))
 		if err != nil {
-			return int(n), err
+			return n, last, err
 		}
-		n += changed
+		n += int(changed)
 	}
-	return int(n), nil
+	if n >= limit {
+		return n, last, nil
+	}
+	err = t.c.each(`DELETE FROM events WHERE pos IN (SELECT pos FROM events WHERE tenant = ?1 AND run = ?2 LIMIT ?3) RETURNING pos, first, body`,
+		func(v values) error {
+			n++
+			entries, err := chunk.Events(tenant, run, v.number(1), v.bytes(2))
+			last = max(last, v.number(0)*store.ChunkEvents+int64(len(entries))-1)
+			return err
+		}, string(tenant), string(run), int64(limit-n))
+	return n, last, err
 }
