@@ -1,4 +1,4 @@
-# Everything here needs Go and, from Debian, make, git, python3, openssl, postgresql, pgbouncer, nats-server, redis-server, nodejs, npm and prometheus (promtool); "race" also needs gcc. Nothing is written outside
+# Everything here needs Go and, from Debian, make, git, python3, age, openssl, postgresql, pgbouncer, nats-server, redis-server, nodejs, npm and prometheus (promtool); "race" also needs gcc. Nothing is written outside
 # of bin/ and Go's caches.
 
 MODULE  := orrery.example/orrery

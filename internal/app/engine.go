@@ -2,11 +2,9 @@ package app
 
 import (
 	"context"
-	"errors"
 	"os"
 	"path/filepath"
 	"runtime"
-	"strings"
 	"sync"
 	"time"
 
@@ -168,37 +166,4 @@ func pause(ctx context.Context, wake <-chan struct{}, d time.Duration) bool {
 	case <-t.C:
 	}
 	return ctx.Err() == nil
-}
-
-// maxSecret bounds a secret: more is a mistake.
-const maxSecret = 64 << 10
-
-// resolveSecret finds the value of a secret where its reference says: env:NAME or file:/path. The value goes to the step and to the
-// redactor and nowhere else.
-func resolveSecret(_ work.Tenant, ref string) ([]byte, error) {
-	kind, where, _ := strings.Cut(ref, ":")
-	switch kind {
-	case "env":
-		v, ok := os.LookupEnv(where)
-		if !ok || v == "" {
-			return nil, fault.New(fault.NotFound, "the secret's environment variable %s is not set", where).
-				WithHint("export %s before orrery run", where)
-		}
-		return []byte(v), nil
-	case "file":
-		info, err := os.Stat(where)
-		if err != nil {
-			return nil, fault.New(fault.NotFound, "the secret's file %s cannot be read: %v", where, errors.Unwrap(err))
-		}
-		if info.Size() > maxSecret {
-			return nil, fault.New(fault.Invalid, "the secret's file %s is larger than %d bytes", where, maxSecret)
-		}
-		raw, err := os.ReadFile(where)
-		if err != nil {
-			return nil, fault.New(fault.NotFound, "the secret's file %s cannot be read", where)
-		}
-		return []byte(strings.TrimRight(string(raw), "\r\n")), nil
-	default:
-		return nil, fault.New(fault.Invalid, "a secret's reference begins with env: or file:, not %q", kind)
-	}
 }

@@ -428,7 +428,7 @@ func (s *Server) secret(tenant work.Tenant, ref string) ([]byte, error) {
 				return resolveSecret(tenant, ref)
 			}
 		}
-	case "file":
+	case "file", "age":
 		own := filepath.Join(s.opts.SecretDir, string(tenant)) + string(filepath.Separator)
 		real, err := filepath.EvalSymlinks(where)
 		if s.opts.SecretDir != "" && err == nil && strings.HasPrefix(real, own) {

@@ -28,7 +28,7 @@ type InputValue struct {
 
 var (
 	secretEnv    = regexp.MustCompile(`^env:[A-Za-z_][A-Za-z0-9_]*$`)
-	secretFile   = regexp.MustCompile(`^file:/[^\x00-\x1f]+$`)
+	secretFile   = regexp.MustCompile(`^(file|age):/[^\x00-\x1f]+$`)
 	numberSpell  = regexp.MustCompile(`^-?(0|[1-9][0-9]*)(\.[0-9]+)?$`)
 	integerSpell = regexp.MustCompile(`^-?(0|[1-9][0-9]*)$`)
 )
@@ -57,7 +57,7 @@ func (b *builder) inputs(given map[string]InputValue) {
 		case in.Required:
 			hint := "give it with --input " + in.Name + "=…"
 			if in.Type == "secret" {
-				hint = "give it with --input " + in.Name + "=env:NAME or --input " + in.Name + "=file:/path"
+				hint = "give it with --input " + in.Name + "=env:NAME or --input " + in.Name + "=file:/path (age:/path for a file encrypted with age)"
 			}
 			b.problems.add(m.Fault(in.Pos, "the input %q is missing", in.Name).WithHint("%s", hint))
 		}
@@ -78,9 +78,10 @@ func (b *builder) secret(in *manifest.Input, v InputValue) {
 	if v.JSON != nil && json.Unmarshal(v.JSON, &text) != nil {
 		text = ""
 	}
-	if !secretEnv.MatchString(text) && (!secretFile.MatchString(text) || path.Clean(text[len("file:"):]) != text[len("file:"):]) {
+	_, file, _ := strings.Cut(text, ":")
+	if !secretEnv.MatchString(text) && (!secretFile.MatchString(text) || path.Clean(file) != file) {
 		b.problems.add(b.source.Manifest.Fault(in.Pos, "the input %q is a secret, and what was given is not a reference to one", in.Name).
-			WithHint("a plan is kept and shown, so it holds no secrets: give env:NAME for a variable of the worker, or file:/path for a file on it"))
+			WithHint("a plan is kept and shown, so it holds no secrets: give env:NAME for a variable of the worker, file:/path for a file on it, or age:/path for one that is encrypted with age"))
 		return
 	}
 	b.plan.Inputs = append(b.plan.Inputs, work.Input{Name: in.Name, Type: in.Type, Secret: text})
