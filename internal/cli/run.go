@@ -202,7 +202,7 @@ func (c *cli) drive(ctx context.Context, f *place, run work.Run, r *runFlags) er
 	if err != nil {
 		return err
 	}
-	release := c.onSignal(ctx, f, &run, func() { stopWork(worker.Abandoned) })
+	release := c.onSignal(ctx, f, &run, func() { stopWork(worker.ErrAbandoned) })
 	final, err := w.follow(work)
 	terminated := context.Cause(work) != nil
 	stopWork(nil)

@@ -82,7 +82,7 @@ func (b bounded) RoundTrip(r *http.Request) (*http.Response, error) {
 
 // VerifySignature implements oidc.KeySet. Errors: fault.Unauthenticated, fault.Unavailable when the keys cannot be had.
 func (k *keys) VerifySignature(ctx context.Context, token string) ([]byte, error) {
-	signed, err := jose.ParseSigned(token, k.algorithms)
+	signed, err := jose.ParseSignedCompact(token, k.algorithms)
 	if err != nil || len(signed.Signatures) != 1 {
 		return nil, fault.New(fault.Unauthenticated, "the token is not signed with an algorithm that is allowed for %s", k.issuer.Name)
 	}

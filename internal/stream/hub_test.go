@@ -23,7 +23,6 @@ type rig struct {
 	store  *kernel.Store
 	hub    *Hub
 	seqs   map[work.RunID]int64
-	looks  int
 }
 
 // counted counts the looks at the feed.

@@ -151,7 +151,7 @@ func TestB7_Abandoned(t *testing.T) {
 	go func() { ended <- workerOf(r).Run(ctx) }()
 	id := r.submit(nil, shell("long", "x"))
 	<-began
-	stop(worker.Abandoned)
+	stop(worker.ErrAbandoned)
 	select {
 	case err := <-ended:
 		if err != nil {

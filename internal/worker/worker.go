@@ -120,9 +120,9 @@ func New(c Config, source Source, blobs Blobs) *Worker {
 	}
 }
 
-// Abandoned is the cause to end the context of Run with when what runs is not to end by itself: it is stopped, politely, and its leases are
+// ErrAbandoned is the cause to end the context of Run with when what runs is not to end by itself: it is stopped, politely, and its leases are
 // left to whoever opens the store next.
-var Abandoned = errors.New("the process is to end")
+var ErrAbandoned = errors.New("the process is to end")
 
 // Run works until ctx ends, then takes no more, lets what runs end, and returns. Errors: the session could not be opened until then.
 func (w *Worker) Run(ctx context.Context) error {
@@ -148,9 +148,9 @@ func (w *Worker) Run(ctx context.Context) error {
 		select {
 		case <-stopping:
 			stopping, l.draining = nil, true
-			if errors.Is(context.Cause(ctx), Abandoned) {
+			if errors.Is(context.Cause(ctx), ErrAbandoned) {
 				w.abandoned.Store(true)
-				w.cancelAll(Abandoned)
+				w.cancelAll(ErrAbandoned)
 			}
 		case f := <-w.done:
 			l.take(f)
