@@ -4,9 +4,14 @@ import (
 	"context"
 	"net/netip"
 	"path/filepath"
+	"strings"
 
+	"orrery.example/orrery/internal/broker"
+	brokernats "orrery.example/orrery/internal/broker/nats"
+	brokervalkey "orrery.example/orrery/internal/broker/valkey"
 	"orrery.example/orrery/internal/fault"
 	"orrery.example/orrery/internal/notify"
+	"orrery.example/orrery/internal/stream"
 	"orrery.example/orrery/internal/work"
 )
 
@@ -56,4 +61,29 @@ func (s *Server) tenants(ctx context.Context) ([]work.Tenant, error) {
 			return out, nil
 		}
 	}
+}
+
+// publishers are those of the brokers that events go to. They do not connect yet: a server starts without its brokers.
+func (s *Server) publishers() (out []*stream.Publisher, err error) {
+	seen := map[string]bool{}
+	for _, address := range s.opts.Publish {
+		var t broker.Target
+		switch scheme, _, _ := strings.Cut(address, "://"); scheme {
+		case "nats", "tls":
+			t, err = brokernats.Open(address)
+		case "valkey", "valkeys", "redis", "rediss":
+			t, err = brokervalkey.Open(address)
+		default:
+			err = fault.New(fault.Invalid, "events are published to nats://… or valkey://…, not %s://", scheme)
+		}
+		if err != nil {
+			return nil, err
+		}
+		if seen[t.Name()] {
+			return nil, fault.New(fault.Invalid, "publish names %s twice", t.Name())
+		}
+		seen[t.Name()] = true
+		out = append(out, &stream.Publisher{Hub: s.streams, Records: s.Store, Target: t, Shared: s.Shared(), Now: Now, Log: s.Log})
+	}
+	return out, nil
 }

@@ -53,6 +53,7 @@ type ServerOptions struct {
 
 	Heartbeat time.Duration // of streams, 0 for 15 seconds
 	Notify    NotifyOptions
+	Publish   []string // brokers that events are published to, by their URLs
 
 	SecretEnv []string // variables that a step here may be given
 	SecretDir string   // and files, below a folder of the tenant's name
@@ -71,6 +72,7 @@ type Server struct {
 	federated *oidc.Service // verifies tokens of identity providers
 	streams   *stream.Hub
 	notify    *notify.Service
+	published []*stream.Publisher
 
 	mu     sync.Mutex
 	spaces map[work.Tenant]*rest.Space
@@ -127,6 +129,9 @@ func (s *Server) prepare(ctx context.Context) error {
 	}
 	s.streams = stream.NewHub(s.Store, s.opts.Heartbeat)
 	if s.notify, err = s.Notifier(s.opts.Notify); err != nil {
+		return err
+	}
+	if s.published, err = s.publishers(); err != nil {
 		return err
 	}
 	routes := rest.Routes(rest.Deps{Store: s.Store, Streams: s.streams, Notify: s.notify, Blobs: s.Blobs, Identity: s.Identity, Admission: s.admission, Login: s.logins(), Space: s.space, Check: s.checks, Now: Now, Debug: s.debug})
@@ -350,6 +355,9 @@ func (s *Server) work(ctx context.Context) error {
 	s.group.Go(func() { s.policies.Run(ctx) })
 	s.group.Go(func() { s.prune(ctx) })
 	s.group.Go(func() { s.notify.Run(ctx, s.tenants) })
+	for _, p := range s.published {
+		s.group.Go(func() { p.Run(ctx, s.tenants) })
+	}
 	s.group.Go(func() { s.retain(ctx) })
 	if s.opts.Work {
 		if err := s.steps(ctx); err != nil {

@@ -31,6 +31,7 @@ func serverSettings() []config.Setting {
 		{Name: "mail-from", Kind: "text", Summary: "sender of notifications by mail"},
 		{Name: "notify-allow", Kind: "list", Summary: "networks beside the public ones that webhooks may reach, like 10.1.0.0/16"},
 		{Name: "stream-heartbeat", Kind: "duration", Default: "15s", Summary: "how long a stream of events may be silent"},
+		{Name: "publish", Kind: "list", Summary: "brokers that events are published to: nats://HOST:4222 with JetStream, valkey://HOST:6379 (also redis://…)", Secret: true},
 		{Name: "tls-cert", Kind: "text", Summary: "file with the certificate of the server (PEM)"},
 		{Name: "tls-key", Kind: "text", Summary: "file with its key (PEM)"},
 		{Name: "client-ca", Kind: "text", Summary: "file with the authorities of workers' certificates (PEM)"},
@@ -114,7 +115,7 @@ func (c *cli) serve(ctx context.Context, v config.Values, work bool) error {
 	s, err := app.OpenServer(ctx, app.ServerOptions{
 		Options: o, Listen: v.Text("listen"), Work: work, Rate: v.Number("rate"), Burst: int(v.Number("burst")), Drain: v.Duration("drain"),
 		CertFile: v.Text("tls-cert"), KeyFile: v.Text("tls-key"), ClientCA: v.Text("client-ca"), Version: Version,
-		Providers: trusted.Providers, Heartbeat: v.Duration("stream-heartbeat"),
+		Providers: trusted.Providers, Heartbeat: v.Duration("stream-heartbeat"), Publish: v.List("publish"),
 		Notify:    app.NotifyOptions{MailURL: v.Text("mail-url"), MailFrom: v.Text("mail-from"), Allow: v.List("notify-allow")},
 		SecretEnv: v.List("secret-env"), SecretDir: v.Text("secret-dir"),
 		Aside: aside, Inspect: func(ctx context.Context) map[string]any {

@@ -16,19 +16,21 @@ type Broker struct {
 	process *process
 }
 
-// StartNATS starts a NATS server. Error: fault.NotFound when it is not installed.
+// StartNATS starts a NATS server with JetStream. Error: fault.NotFound when it is not installed.
 func StartNATS() (*Broker, error) {
-	return broker("nats", "nats-server", "nats-server", func(port string) []string { return []string{"-a", "127.0.0.1", "-p", port} })
-}
-
-// StartValkey starts a Redis server, whose protocol Valkey speaks. Error: fault.NotFound when it is not installed.
-func StartValkey() (*Broker, error) {
-	return broker("redis", "redis-server", "redis-server", func(port string) []string {
-		return []string{"--bind", "127.0.0.1", "--port", port, "--save", "", "--appendonly", "no"}
+	return broker("nats", "nats-server", "nats-server", func(port, dir string) []string {
+		return []string{"-a", "127.0.0.1", "-p", port, "-js", "-sd", dir}
 	})
 }
 
-func broker(scheme, program, debianPackage string, args func(port string) []string) (*Broker, error) {
+// StartValkey starts a Redis server, whose protocol Valkey speaks. It keeps what was written when it is killed. Error: fault.NotFound when it is not installed.
+func StartValkey() (*Broker, error) {
+	return broker("redis", "redis-server", "redis-server", func(port, dir string) []string {
+		return []string{"--bind", "127.0.0.1", "--port", port, "--save", "", "--appendonly", "yes", "--appendfsync", "always", "--dir", dir}
+	})
+}
+
+func broker(scheme, program, debianPackage string, args func(port, dir string) []string) (*Broker, error) {
 	path, err := find(program, debianPackage, "/usr/sbin")
 	if err != nil {
 		return nil, err
@@ -43,7 +45,7 @@ func broker(scheme, program, debianPackage string, args func(port string) []stri
 	}
 	at := func(port int) (*process, error) {
 		text := strconv.Itoa(port)
-		return start(command(who, b.dir, path, args(text)...), answers(net.JoinHostPort("127.0.0.1", text)))
+		return start(command(who, b.dir, path, args(text, b.dir)...), answers(net.JoinHostPort("127.0.0.1", text)))
 	}
 	if b.process, err = onSomePort(func(port int) (*process, error) {
 		b.URL, b.run = scheme+"://127.0.0.1:"+strconv.Itoa(port), func() (*process, error) { return at(port) }
