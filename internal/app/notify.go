@@ -33,6 +33,9 @@ func (f *Folder) Notifier(o NotifyOptions) (*notify.Service, error) {
 		allowed = append(allowed, p.Masked())
 	}
 	s := &notify.Service{Store: f.Store, Encrypter: f.encrypter, Post: notify.Outside(allowed), Now: Now, Log: f.Log}
+	if f.Telemetry != nil && f.Telemetry.Metrics != nil {
+		s.Metrics = f.Telemetry.Metrics
+	}
 	var err error
 	if s.Encrypter == nil {
 		if s.Encrypter, err = makeEncryptionKey(filepath.Join(f.Dir, encryptionKeyFile)); err != nil {

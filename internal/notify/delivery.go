@@ -263,7 +263,7 @@ func (s *Service) send(ctx context.Context, tenant work.Tenant, due store.Record
 	if err := s.Store.Change(ctx, gone, record(held, struct{}{}), record(row, d)); err != nil {
 		return conflictIsFine(err)
 	}
-	attempt, forGood := s.try(ctx, tenant, &d)
+	attempt, channel, forGood := s.try(ctx, tenant, &d)
 	if ctx.Err() != nil && attempt.Error != "" {
 		return nil // the server stops: whoever comes next tries again when the time of this one is over
 	}
@@ -277,14 +277,23 @@ func (s *Service) send(ctx context.Context, tenant work.Tenant, due store.Record
 	switch {
 	case attempt.Error == "":
 		d.State, d.Next = Delivered, 0
+		s.count(channel, "delivered")
 	case forGood || now-d.Created >= giveUp:
 		d.State, d.Next = Failed, 0
+		s.count(channel, "given-up")
 	default:
+		s.count(channel, "failed")
 		d.Next = now + backoff(d.Tries)
 		changes = append(changes, record(store.Record{Tenant: tenant, Kind: kindDue, ID: dueID(d.Next, id)}, struct{}{}))
 	}
 	// What was sent was sent: it is noted although the server stops.
 	return conflictIsFine(s.Store.Change(context.WithoutCancel(ctx), append(changes, record(row, d))...))
+}
+
+func (s *Service) count(channel, result string) {
+	if s.Metrics != nil && channel != "" {
+		s.Metrics.Delivered(channel, result)
+	}
 }
 
 func conflictIsFine(err error) error {
@@ -304,21 +313,21 @@ func backoff(tries int) work.Time {
 	return wait + work.Time(mathrand.Int64N(int64(wait)/5))
 }
 
-// try makes one attempt. ForGood says that another would end the same way.
-func (s *Service) try(ctx context.Context, tenant work.Tenant, d *Delivery) (a Attempt, forGood bool) {
+// try makes one attempt over the channel that it returns; "" when the rule is gone. ForGood says that another would end the same way.
+func (s *Service) try(ctx context.Context, tenant work.Tenant, d *Delivery) (a Attempt, channel string, forGood bool) {
 	ctx, stop := context.WithTimeout(ctx, tryLimit)
 	defer stop()
 	began := s.Now()
 	k, _, err := s.one(ctx, tenant, d.Rule)
 	if err != nil {
-		return Attempt{At: began, Error: "the notification was deleted"}, fault.CodeOf(err) == fault.NotFound
+		return Attempt{At: began, Error: "the notification was deleted"}, "", fault.CodeOf(err) == fault.NotFound
 	}
 	a, err = s.deliver(ctx, tenant, &k, d)
 	a.At, a.TookMs = began, int64(s.Now()-began)/1000
 	if err != nil {
 		a.Error = err.Error()
 	}
-	return a, a.Status == 410 || fault.CodeOf(err) == fault.Invalid
+	return a, k.Channel, a.Status == 410 || fault.CodeOf(err) == fault.Invalid
 }
 
 func (s *Service) deliver(ctx context.Context, tenant work.Tenant, k *kept, d *Delivery) (Attempt, error) {

@@ -35,8 +35,14 @@ type Service struct {
 	Encrypter *keyring.Encrypter // of secrets of webhooks and addresses of chats
 	Post      Poster             // sends requests; see Outside
 	Mail      *Mailer            // nil when the operator has set up no mail server
+	Metrics   Metrics            // nil for nobody who counts
 	Now       func() work.Time
 	Log       *slog.Logger
+}
+
+// Metrics hear of every attempt: its channel, and whether it delivered, failed (it is tried again) or was given up: delivered, failed, given-up.
+type Metrics interface {
+	Delivered(channel, result string)
 }
 
 // What is told.
