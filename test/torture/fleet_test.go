@@ -246,13 +246,18 @@ func (f *fleet) follow(run string, first int) (ids []string, resumed int, err er
 			time.Sleep(50 * time.Millisecond) // the next server may be down, too
 			continue
 		}
-		ended := false
+		ended, id := false, ""
 		lines := bufio.NewScanner(res.Body)
 		for lines.Scan() {
-			if id, ok := strings.CutPrefix(lines.Text(), "id: "); ok {
-				ids, last = append(ids, id), id
+			if given, ok := strings.CutPrefix(lines.Text(), "id: "); ok {
+				id, last = given, given
 			}
-			ended = ended || lines.Text() == "event: run.ended"
+			if event, ok := strings.CutPrefix(lines.Text(), "event: "); ok {
+				if id != "" && !strings.HasPrefix(event, "stream.") { // those are about the stream itself
+					ids = append(ids, id)
+				}
+				id, ended = "", ended || event == "run.ended"
+			}
 		}
 		res.Body.Close()
 		if ended {
