@@ -4,12 +4,14 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"io"
 	"log/slog"
 	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
 
+	"orrery.example/orrery/internal/backup"
 	"orrery.example/orrery/internal/blob"
 	"orrery.example/orrery/internal/blob/folder"
 	"orrery.example/orrery/internal/blob/s3"
@@ -111,4 +113,67 @@ func hushed(l *slog.Logger) *slog.Logger {
 		return slog.New(slog.DiscardHandler)
 	}
 	return l
+}
+
+// Backup writes a backup of a data folder, also while another process works on it. Error: fault.NotFound without a store in the folder.
+func Backup(ctx context.Context, w io.Writer, dir, version string) (err error) {
+	driver, err := sqlite.OpenReadOnly(dir)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, driver.Close()) }()
+	tmp, err := os.MkdirTemp("", "orrery-backup-")
+	if err != nil {
+		return fault.Wrap(fault.Internal, err, "the backup")
+	}
+	defer os.RemoveAll(tmp)
+	copied := filepath.Join(tmp, backup.StoreFile)
+	if err := driver.Backup(ctx, copied); err != nil {
+		return err
+	}
+	return backup.Write(ctx, w, dir, copied, backup.Info{Version: version, Made: Now().Std()})
+}
+
+// Restore makes a data folder out of a backup, with a higher incarnation. The folder is there whole or not at all. Errors: fault.Conflict
+// for a folder that is not empty, fault.Invalid for what is no backup.
+func Restore(ctx context.Context, r io.Reader, dir string) (backup.Info, error) {
+	var info backup.Info
+	if entries, err := os.ReadDir(dir); err == nil && len(entries) > 0 {
+		return info, fault.New(fault.Conflict, "%s is not empty", dir).WithHint("name a folder that does not exist yet with --data")
+	}
+	if err := os.MkdirAll(filepath.Dir(dir), 0o700); err != nil {
+		return info, fault.Wrap(fault.Invalid, err, "the data folder")
+	}
+	tmp, err := os.MkdirTemp(filepath.Dir(dir), ".orrery-restore-")
+	if err != nil {
+		return info, fault.Wrap(fault.Invalid, err, "the data folder")
+	}
+	defer os.RemoveAll(tmp) // what is left of it when something goes wrong
+	if info, err = backup.Read(ctx, r, tmp); err != nil {
+		return info, err
+	}
+	copied := filepath.Join(tmp, backup.StoreFile)
+	driver, err := sqlite.Restore(ctx, copied, tmp, sqlite.Options{})
+	if err != nil {
+		return info, err
+	}
+	wrong, err := driver.Check(ctx)
+	if err = errors.Join(err, driver.Close(), os.Remove(copied)); err != nil {
+		return info, err
+	}
+	if len(wrong) > 0 {
+		return info, fault.New(fault.Invalid, "the store in the backup is damaged: %s", wrong[0])
+	}
+	return info, fault.Wrap(fault.Invalid, os.Rename(tmp, dir), "the data folder")
+}
+
+// RaiseIncarnation refuses every lease that was given out before, in a PostgreSQL that comes from a backup, and returns the new number.
+func RaiseIncarnation(ctx context.Context, url string) (n int64, err error) {
+	driver, err := postgres.Open(ctx, postgres.Options{URL: url})
+	if err != nil {
+		return 0, err
+	}
+	defer func() { err = errors.Join(err, driver.Close()) }()
+	err = driver.RaiseIncarnation(ctx)
+	return driver.Incarnation(), err
 }

@@ -114,7 +114,7 @@ Start here:
 		c.verifyCommand(), c.replayCommand(), c.keysCommand(), c.trustCommand(), c.rulesCommand(), c.doctorCommand(), c.debugCommand(), c.schemaCommand(), c.versionCommand(),
 		c.queueCommand(), c.tenantCommand(), c.packsCommand(), c.retentionCommand(),
 		c.verifyCommand(), c.replayCommand(), c.keysCommand(), c.trustCommand(), c.doctorCommand(), c.debugCommand(), c.schemaCommand(), c.versionCommand(),
-		c.upCommand(), c.serveCommand(), c.workerCommand(), c.configCommand(),
+		c.upCommand(), c.serveCommand(), c.backupCommand(), c.restoreCommand(), c.workerCommand(), c.configCommand(),
 		c.loginCommand(), c.logoutCommand(), c.contextCommand(), c.tokenCommand(), c.userCommand(), c.notifyCommand(),
 	)
 	c.completeRuns(root)
