@@ -159,6 +159,9 @@ func (h *history) takeAttempt(s *step, e *work.Event) error {
 			return err
 		}
 		token = a.revoked.Token
+		if token.Incarnation > a.claim.Token.Incarnation { // the store was restored since, and takes the lease back
+			token.Incarnation = a.claim.Token.Incarnation
+		}
 	case work.StepReported:
 		a.report, a.closedAt = &work.ReportedData{}, e.Time
 		if err := decode(e, a.report); err != nil {
