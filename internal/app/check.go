@@ -143,11 +143,16 @@ func (s *Server) checkWork(ctx context.Context, tenant work.Tenant) []api.Check 
 		return []api.Check{s.lacking("queue", err, "")}
 	}
 	var n store.Census
+	var shared int64 // workers that work for every tenant
 	for _, c := range all {
-		if c.Tenant == tenant {
+		switch c.Tenant {
+		case tenant:
 			n = c
+		case store.Installation:
+			shared = c.Workers
 		}
 	}
+	n.Workers += shared
 	workers := passed("workers", "%d connected, %d steps under way", n.Workers, n.Leases)
 	queue := passed("queue", "%d waiting", n.Queued)
 	if n.Workers == 0 {
