@@ -94,6 +94,7 @@ func TestATransitionIsSmall(t *testing.T) {
 func FuzzEvents(f *testing.F) {
 	f.Add(AppendEvents(nil, []work.Event{{Tenant: "t", Run: "r", Seq: 1, Type: work.RunSubmitted, Data: []byte(`{}`), Hash: "x"}}))
 	f.Add([]byte{eventsV1, 0xff, 0xff, 0xff, 0xff, 0x0f})
+	f.Add([]byte("\x01\x017\x0000\x00\x00")) // data of no bytes
 	f.Fuzz(func(t *testing.T, body []byte) {
 		got, err := Events("t", "r", 1, body)
 		if err != nil {

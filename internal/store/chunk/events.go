@@ -102,7 +102,9 @@ func Events(tenant work.Tenant, run work.RunID, first int64, body []byte) ([]wor
 		}
 		e.Hash = c.digest()
 		if flags&eventHasData != 0 {
-			e.Data = json.RawMessage(c.text())
+			if data := c.text(); data != "" { // no writer says that there is data and gives none
+				e.Data = json.RawMessage(data)
+			}
 		}
 		events = append(events, e)
 		before = e
