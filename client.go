@@ -147,7 +147,8 @@ func pause(ctx context.Context, d time.Duration) bool {
 // Plan returns what would run, and its hash.
 func (c *Client) Plan(ctx context.Context, r api.PlanRequest) (api.PlanReply, error) {
 	var out api.PlanReply
-	return out, c.ask(ctx, http.MethodPost, "plans", r, &out)
+	err := c.ask(ctx, http.MethodPost, "plans", r, &out)
+	return out, err
 }
 
 // Submit starts a run. Without a signer the server signs with the key that it keeps for the caller's account. With one, the request is
@@ -167,7 +168,8 @@ func (c *Client) Submit(ctx context.Context, r api.SubmitRequest, by *Signer) (a
 		}
 		r.PlanHash = plan.PlanHash
 	}
-	return out, c.ask(ctx, http.MethodPost, "runs", r, &out)
+	err := c.ask(ctx, http.MethodPost, "runs", r, &out)
+	return out, err
 }
 
 // SubmitMany starts many runs of one pack, up to 500, with one request and one commit. The server signs with the key that it keeps for the
@@ -175,13 +177,15 @@ func (c *Client) Submit(ctx context.Context, r api.SubmitRequest, by *Signer) (a
 // its run or says why it was not started.
 func (c *Client) SubmitMany(ctx context.Context, r api.BatchRequest) (api.BatchReply, error) {
 	var out api.BatchReply
-	return out, c.ask(ctx, http.MethodPost, "run-batches", r, &out)
+	err := c.ask(ctx, http.MethodPost, "run-batches", r, &out)
+	return out, err
 }
 
 // Get returns a run, by its id or by its name.
 func (c *Client) Get(ctx context.Context, run string) (api.RunDetail, error) {
 	var out api.RunDetail
-	return out, c.ask(ctx, http.MethodGet, "runs/"+url.PathEscape(run), nil, &out)
+	err := c.ask(ctx, http.MethodGet, "runs/"+url.PathEscape(run), nil, &out)
+	return out, err
 }
 
 // Query selects runs. Zero fields select all.

@@ -79,6 +79,16 @@ func readRoot(file string) ([]byte, keyring.Root, error) {
 	return raw, r, err
 }
 
+// readRoots reads a signed trust root as it is, and the one that it follows.
+func readRoots(file, previous string) ([]byte, keyring.Root, error) {
+	raw, _, err := readRoot(file)
+	if err != nil {
+		return nil, keyring.Root{}, err
+	}
+	_, prev, err := readRoot(previous)
+	return raw, prev, err
+}
+
 func (c *cli) createRootCommand() *cobra.Command {
 	var previous, from, file string
 	var threshold int
@@ -153,11 +163,7 @@ func (c *cli) signRootCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "sign FILE", Short: "Add a signature to a trust root", Args: exactly(1, "a trust root"),
 		RunE: func(_ *cobra.Command, args []string) error {
-			raw, _, err := readRoot(args[0])
-			if err != nil {
-				return err
-			}
-			_, prev, err := readRoot(previous)
+			raw, prev, err := readRoots(args[0], previous)
 			if err != nil {
 				return err
 			}
@@ -188,11 +194,7 @@ func (c *cli) showRootCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "show FILE", Short: "Say what a signed trust root is, and which signatures it lacks", Args: exactly(1, "a trust root"),
 		RunE: func(_ *cobra.Command, args []string) error {
-			raw, _, err := readRoot(args[0])
-			if err != nil {
-				return err
-			}
-			_, prev, err := readRoot(previous)
+			raw, prev, err := readRoots(args[0], previous)
 			if err != nil {
 				return err
 			}

@@ -230,5 +230,6 @@ func (c *Client) post(ctx context.Context, path string, body, out any) error {
 // Me returns who the token stands for.
 func (c *Client) Me(ctx context.Context) (api.Me, error) {
 	var me api.Me
-	return me, c.get(ctx, "/api/v1/me", nil, &me)
+	err := c.get(ctx, "/api/v1/me", nil, &me)
+	return me, err
 }

@@ -12,7 +12,8 @@ import (
 // LoginOptions returns how people can log in; no token is needed.
 func (c *Client) LoginOptions(ctx context.Context) (api.LoginOptions, error) {
 	var out api.LoginOptions
-	return out, c.get(ctx, "/api/v1/login", nil, &out)
+	err := c.get(ctx, "/api/v1/login", nil, &out)
+	return out, err
 }
 
 // Accounts returns the accounts of the tenant.
@@ -23,25 +24,29 @@ func (c *Client) Accounts(ctx context.Context) ([]api.Account, error) {
 // CreateAccount makes an account.
 func (c *Client) CreateAccount(ctx context.Context, q api.AccountRequest) (api.Account, error) {
 	var out api.Account
-	return out, c.post(ctx, "/api/v1/accounts", q, &out)
+	err := c.post(ctx, "/api/v1/accounts", q, &out)
+	return out, err
 }
 
 // Account returns an account.
 func (c *Client) Account(ctx context.Context, name string) (api.Account, error) {
 	var out api.Account
-	return out, c.get(ctx, "/api/v1/accounts/"+url.PathEscape(name), nil, &out)
+	err := c.get(ctx, "/api/v1/accounts/"+url.PathEscape(name), nil, &out)
+	return out, err
 }
 
 // ChangeAccount replaces what can change of an account.
 func (c *Client) ChangeAccount(ctx context.Context, name string, q api.AccountRequest) (api.Account, error) {
 	var out api.Account
-	return out, c.do(ctx, request{method: http.MethodPut, path: "/api/v1/accounts/" + url.PathEscape(name), body: q}, &out)
+	err := c.do(ctx, request{method: http.MethodPut, path: "/api/v1/accounts/" + url.PathEscape(name), body: q}, &out)
+	return out, err
 }
 
 // CreateTenant makes a tenant.
 func (c *Client) CreateTenant(ctx context.Context, q api.TenantRequest) (api.Tenant, error) {
 	var out api.Tenant
-	return out, c.post(ctx, "/api/v1/tenants", q, &out)
+	err := c.post(ctx, "/api/v1/tenants", q, &out)
+	return out, err
 }
 
 // Tokens returns the tokens that the caller may see.
@@ -52,7 +57,8 @@ func (c *Client) Tokens(ctx context.Context) ([]api.Token, error) {
 // CreateToken makes a token.
 func (c *Client) CreateToken(ctx context.Context, q api.TokenRequest) (api.NewToken, error) {
 	var out api.NewToken
-	return out, c.post(ctx, "/api/v1/tokens", q, &out)
+	err := c.post(ctx, "/api/v1/tokens", q, &out)
+	return out, err
 }
 
 // RevokeToken ends a token at once.
@@ -63,5 +69,6 @@ func (c *Client) RevokeToken(ctx context.Context, id string) error {
 // PublishTrustRoot gives the tenant its next signed trust root.
 func (c *Client) PublishTrustRoot(ctx context.Context, signed []byte) (api.TrustRoot, error) {
 	var out api.TrustRoot
-	return out, c.post(ctx, "/api/v1/trust-roots", json.RawMessage(signed), &out)
+	err := c.post(ctx, "/api/v1/trust-roots", json.RawMessage(signed), &out)
+	return out, err
 }

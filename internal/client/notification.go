@@ -18,13 +18,15 @@ func (c *Client) Notifications(ctx context.Context) ([]api.Notification, error) 
 // CreateNotification makes a notification.
 func (c *Client) CreateNotification(ctx context.Context, q api.NotificationRequest) (api.NewNotification, error) {
 	var out api.NewNotification
-	return out, c.post(ctx, notifications, q, &out)
+	err := c.post(ctx, notifications, q, &out)
+	return out, err
 }
 
 // UpdateNotification replaces a notification.
 func (c *Client) UpdateNotification(ctx context.Context, id string, q api.NotificationRequest) (api.Notification, error) {
 	var out api.Notification
-	return out, c.do(ctx, request{method: http.MethodPut, path: notifications + "/" + url.PathEscape(id), body: q}, &out)
+	err := c.do(ctx, request{method: http.MethodPut, path: notifications + "/" + url.PathEscape(id), body: q}, &out)
+	return out, err
 }
 
 // DeleteNotification removes a notification.
@@ -35,7 +37,8 @@ func (c *Client) DeleteNotification(ctx context.Context, id string) error {
 // TestNotification sends a message to try a notification.
 func (c *Client) TestNotification(ctx context.Context, id string) (api.Delivery, error) {
 	var out api.Delivery
-	return out, c.do(ctx, request{method: http.MethodPost, path: notifications + "/" + url.PathEscape(id) + "/test"}, &out)
+	err := c.do(ctx, request{method: http.MethodPost, path: notifications + "/" + url.PathEscape(id) + "/test"}, &out)
+	return out, err
 }
 
 // Deliveries returns what was sent.
@@ -46,5 +49,6 @@ func (c *Client) Deliveries(ctx context.Context, id string) ([]api.Delivery, err
 // Redeliver sends the message of a delivery again.
 func (c *Client) Redeliver(ctx context.Context, id, delivery string) (api.Delivery, error) {
 	var out api.Delivery
-	return out, c.do(ctx, request{method: http.MethodPost, path: notifications + "/" + url.PathEscape(id) + "/deliveries/" + url.PathEscape(delivery) + "/redeliver"}, &out)
+	err := c.do(ctx, request{method: http.MethodPost, path: notifications + "/" + url.PathEscape(id) + "/deliveries/" + url.PathEscape(delivery) + "/redeliver"}, &out)
+	return out, err
 }

@@ -98,13 +98,15 @@ func Inputs(p *work.Plan) (map[string]json.RawMessage, error) {
 // Submit makes a run.
 func (c *Client) Submit(ctx context.Context, q api.SubmitRequest) (api.SubmitReply, error) {
 	var out api.SubmitReply
-	return out, c.post(ctx, "/api/v1/runs", q, &out)
+	err := c.post(ctx, "/api/v1/runs", q, &out)
+	return out, err
 }
 
 // Again makes a run of another one. Verb is rerun or retry.
 func (c *Client) Again(ctx context.Context, run work.RunID, verb string, q api.RetryRequest) (api.RetryReply, error) {
 	var out api.RetryReply
-	return out, c.post(ctx, at(run, verb), q, &out)
+	err := c.post(ctx, at(run, verb), q, &out)
+	return out, err
 }
 
 // Evidence writes the evidence of an ended run.

@@ -53,7 +53,7 @@ func plain(id string, spec work.RunSpec) work.PlanStep {
 // A worker in another language, written from the reference, does the same work; when it is killed another one takes over.
 func TestPythonWorker(t *testing.T) {
 	if _, err := exec.LookPath("python3"); err != nil {
-		t.Skip("python3 is not installed")
+		t.Fatal("python3 is not installed: apt-get install python3")
 	}
 	r := newRig(t)
 	r.timers()
