@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"syscall"
 	"testing"
@@ -59,9 +60,15 @@ func run(m *testing.M) int {
 // longest bounds one script or page.
 const longest = 2 * time.Minute
 
+var earlyLeaver = regexp.MustCompile(`[^|]\| *grep -[a-zA-Z]*q.*`)
+
 // shell runs a bash script in a folder with the program on PATH and an environment of its own, and returns what it wrote to both streams.
 func shell(t *testing.T, dir, script string) (string, error) {
 	t.Helper()
+	// Under pipefail the command before a grep that leaves at its first hit dies of a broken pipe, now and then.
+	if at := earlyLeaver.FindString(script); at != "" {
+		t.Fatalf("%q: grep into /dev/null instead, which reads to the end", at)
+	}
 	home := t.TempDir()
 	file := filepath.Join(home, "script.sh")
 	if err := os.WriteFile(file, []byte(script), 0o600); err != nil {
@@ -76,6 +83,8 @@ func shell(t *testing.T, dir, script string) (string, error) {
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 	cmd.WaitDelay = 5 * time.Second
 	out, err := cmd.CombinedOutput()
+	// What a script that failed has left running. Nobody is there when it cleaned up after itself.
+	_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
 	return string(out), err
 }
 
