@@ -117,13 +117,31 @@ func (d *Driver) open(o Options) error {
 	return nil
 }
 
-// OpenReadOnly opens a folder that another process may be writing to. Update fails with fault.Locked. Errors: fault.NotFound when
-// there is no store, fault.Conflict when its schema is not the one this Orrery knows.
+// OpenReadOnly opens a folder that another process may be writing to. Update fails with fault.Locked. The folder of an older Orrery is
+// brought up to date first, if nobody has it. Errors: fault.NotFound when there is no store, fault.Conflict when its schema is not the
+// one this Orrery knows.
 func OpenReadOnly(dir string) (*Driver, error) {
 	dir, err := filepath.Abs(dir)
 	if err != nil {
 		return nil, fault.New(fault.Invalid, "the data folder: %w", err)
 	}
+	d, err := openLooking(dir)
+	var older olderSchema
+	if !errors.As(err, &older) {
+		return d, err
+	}
+	w, err := Open(context.Background(), dir, Options{Ballast: -1})
+	if err != nil {
+		return nil, fault.Wrap(fault.Conflict, err, "%s, and it cannot be brought there", older)
+	}
+	if err := w.Close(); err != nil {
+		return nil, err
+	}
+	return openLooking(dir)
+}
+
+// openLooking opens a folder without writing to it. The error is olderSchema where that would be needed.
+func openLooking(dir string) (*Driver, error) {
 	d := &Driver{dir: dir, readOnly: true}
 	if _, err := os.Stat(d.file()); err != nil {
 		return nil, fault.New(fault.NotFound, "there is no store in %s: %w", dir, err)
@@ -133,9 +151,15 @@ func OpenReadOnly(dir string) (*Driver, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer d.release(c)
-	if err := errors.Join(checkVersion(c), checkSchema(c), d.loadIncarnation(c)); err != nil {
-		return nil, err
+	if err = checkVersion(c); err == nil {
+		err = checkSchema(c)
+	}
+	if err == nil {
+		err = d.loadIncarnation(c)
+	}
+	d.release(c)
+	if err != nil {
+		return nil, errors.Join(err, d.Close())
 	}
 	return d, nil
 }

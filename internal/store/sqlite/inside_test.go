@@ -63,6 +63,39 @@ func TestOtherSchemasAreRefused(t *testing.T) {
 	}
 }
 
+// Who only looks brings the folder of an older version up to date, unless that one still has it.
+func TestOlderFolderIsLookedAt(t *testing.T) {
+	dir := t.TempDir()
+	texts, err := migrations()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := connect(filepath.Join(dir, fileName), "rwc", writerPragmas)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(migrateWith(c, texts[:1]), c.close()); err != nil {
+		t.Fatal(err)
+	}
+	held, err := acquire(filepath.Join(dir, lockName), "orrery of before")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err = OpenReadOnly(dir); fault.CodeOf(err) != fault.Locked || !strings.Contains(err.Error(), "schema version 1 and needs") {
+		t.Errorf("while another has it: %v", err)
+	}
+	if err := held.release(); err != nil {
+		t.Fatal(err)
+	}
+	d, err := OpenReadOnly(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // A step of the schema that fails leaves the store as it was.
 func TestAFailedMigrationChangesNothing(t *testing.T) {
 	c, err := connect(filepath.Join(t.TempDir(), fileName), "rwc", writerPragmas)

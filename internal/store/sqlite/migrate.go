@@ -75,7 +75,14 @@ func migrateWith(c *conn, texts []string) error {
 	return nil
 }
 
-// checkSchema refuses a store that only a writer could bring up to date.
+// olderSchema says that a store has had fewer migrations than this program knows.
+type olderSchema struct{ has, needs int }
+
+func (o olderSchema) Error() string {
+	return fmt.Sprintf("the store has schema version %d and needs %d", o.has, o.needs)
+}
+
+// checkSchema refuses a store that only a writer can bring up to date.
 func checkSchema(c *conn) error {
 	texts, err := migrations()
 	if err != nil {
@@ -83,8 +90,7 @@ func checkSchema(c *conn) error {
 	}
 	has, err := version(c, len(texts))
 	if err == nil && has < len(texts) {
-		return fault.New(fault.Conflict, "the store has schema version %d and needs %d", has, len(texts)).
-			WithHint("open it once for writing, for example with: orrery doctor")
+		return olderSchema{has, len(texts)}
 	}
 	return err
 }
