@@ -23,6 +23,10 @@ type Config struct {
 	Token  string       // "" where the HTTP client brings a certificate
 	Tenant string       // "" for the tenant of the token, where an operation allows that
 	HTTP   *http.Client // nil for one with keep-alive and without a time limit
+
+	// Stream is told about the connection of a stream: nil when there is one, else why it was lost, each time before the stream comes back; an
+	// error that it returns then ends the stream. Without it streams come back until their context ends. Several streams may call it at once.
+	Stream func(lost error) error
 }
 
 // Client asks a server. It is safe for concurrent use.

@@ -49,6 +49,7 @@ const (
 	codeExhausted    = "EXHAUSTED"
 	codeNotFound     = "NOT_FOUND"
 	codeResync       = "RESYNC"
+	codeBlocked      = "STREAM_BLOCKED"
 	codeUntrusted    = "UNTRUSTED"
 	codePlanMismatch = "PLAN_MISMATCH"
 	codeInput        = "INPUT"

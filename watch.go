@@ -9,6 +9,7 @@ import (
 	"io"
 	"iter"
 	"math/rand/v2"
+	"mime"
 	"net/http"
 	"net/url"
 	"strings"
@@ -28,7 +29,7 @@ const (
 // Watch returns what happens to all runs of the tenant from now on, or behind the frame with an id that was received before. It goes on until ctx
 // ends: when a connection or a server is lost it comes back behind the last frame, so that nothing is missed and nothing comes twice. Its
 // error is one that coming back does not help against; RESYNC (see Code) says that events have been deleted or the server was restored:
-// then list the runs, and watch again without an id.
+// then list the runs, and watch again without an id; STREAM_BLOCKED that something between here and the server lets no streams through.
 func (c *Client) Watch(ctx context.Context, after string) iter.Seq2[api.Frame, error] {
 	return c.watch(ctx, &watch{path: "events", after: after})
 }
@@ -78,6 +79,10 @@ func (c *Client) watch(ctx context.Context, w *watch) iter.Seq2[api.Frame, error
 			if got {
 				wait = 50 * time.Millisecond
 			}
+			if err := c.tell(err); err != nil {
+				yield(api.Frame{}, err)
+				return
+			}
 			if !pause(ctx, rand.N(wait)+wait/2) {
 				continue // ctx has ended
 			}
@@ -89,26 +94,33 @@ func (c *Client) watch(ctx context.Context, w *watch) iter.Seq2[api.Frame, error
 // watchOnce reads one connection to its end and reports whether anything came.
 func (c *Client) watchOnce(ctx context.Context, w *watch) (got bool, err error) {
 	// A connection may be dead without anybody saying so. What is silent for far longer than a heartbeat is.
+	whole := ctx
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
 	header := http.Header{"Accept": {"text/event-stream"}}
 	if w.after != "" {
 		header.Set("Last-Event-ID", w.after)
 	}
-	silent := time.AfterFunc(time.Minute, stop)
+	silent := time.AfterFunc(firstFrame, stop)
 	defer silent.Stop()
 	res, err := c.send(ctx, http.MethodGet, w.path, header, nil)
 	if err != nil {
 		if errors.Is(err, context.Canceled) {
-			return false, errLost
+			return false, c.heldBack(whole)
 		}
 		return false, err
 	}
 	defer res.Body.Close()
+	if kind, _, _ := mime.ParseMediaType(res.Header.Get("Content-Type")); kind != "text/event-stream" {
+		return false, failure(codeBlocked, "the answer is %q and no stream", kind)
+	}
 	in := bufio.NewReaderSize(res.Body, 64<<10)
 	limit := time.Minute
-	for {
+	for opened := false; ; {
 		kind, id, data, err := nextEvent(in)
+		if err != nil && !opened && !silent.Stop() {
+			return false, c.heldBack(whole)
+		}
 		silent.Reset(limit)
 		if err != nil {
 			return got, errLost
@@ -122,7 +134,8 @@ func (c *Client) watchOnce(ctx context.Context, w *watch) (got bool, err error) 
 		}
 		switch kind {
 		case streamOpened:
-			limit = quiet(f.Data)
+			opened, limit = true, quiet(f.Data)
+			_ = c.tell(nil) // nobody is asked
 			if w.after == "" {
 				w.after = id // what comes from now on is not missed, even when nothing comes before the connection breaks
 			}
@@ -139,6 +152,28 @@ func (c *Client) watchOnce(ctx context.Context, w *watch) (got bool, err error) 
 			return got, errEnough
 		}
 	}
+}
+
+// tell hands on what becomes of a connection.
+func (c *Client) tell(lost error) error {
+	if c.config.Stream == nil || errors.Is(lost, errAgain) {
+		return nil
+	}
+	return c.config.Stream(lost)
+}
+
+// firstFrame is how long the first frame may take, which a server sends at once.
+const firstFrame = 15 * time.Second
+
+// heldBack finds out why the first frame does not come: a server that answers another question meanwhile has sent it, and something on the
+// way collects an answer before it passes it on.
+func (c *Client) heldBack(ctx context.Context) error {
+	ctx, stop := context.WithTimeout(ctx, firstFrame)
+	defer stop()
+	if err := c.once(ctx, http.MethodGet, "me", nil, nil, nil); err != nil {
+		return errLost
+	}
+	return failure(codeBlocked, "the server answers, but nothing of its stream arrives")
 }
 
 // resync goes on from the store when the server says that this was too slow. When it says so again at the same place, what follows is not

@@ -11,6 +11,7 @@ import (
 	"orrery.example/orrery/internal/engine"
 	"orrery.example/orrery/internal/fault"
 	"orrery.example/orrery/internal/plan"
+	"orrery.example/orrery/internal/store"
 	"orrery.example/orrery/internal/work"
 )
 
@@ -18,6 +19,7 @@ import (
 type follower struct {
 	c     *cli
 	f     *place
+	from  store.History
 	run   work.Run
 	graph *engine.Graph
 	prog  *progress
@@ -25,6 +27,7 @@ type follower struct {
 	line  int64
 	past  int64 // the last event from before; what happened then was told then
 	wait  bool  // also while only people can move it
+	keys  string
 }
 
 func (c *cli) newFollower(ctx context.Context, f *place, run work.Run, r *runFlags) (*follower, error) {
@@ -40,7 +43,7 @@ func (c *cli) newFollower(ctx context.Context, f *place, run work.Run, r *runFla
 	if err != nil {
 		return nil, err
 	}
-	w := &follower{c: c, f: f, run: run, graph: g, prog: newProgress(), line: run.LogSeq + 1, past: run.Seq, wait: r.wait}
+	w := &follower{c: c, f: f, from: f.Store, run: run, graph: g, prog: newProgress(), line: run.LogSeq + 1, past: run.Seq, wait: r.wait, keys: "Ctrl-C cancels"}
 	if r.created {
 		w.line, w.past = 1, 0
 	}
@@ -54,15 +57,24 @@ func (c *cli) newFollower(ctx context.Context, f *place, run work.Run, r *runFla
 func (w *follower) follow(ctx context.Context) (work.Run, error) {
 	life, stop := context.WithCancel(ctx)
 	defer stop()
-	wake := w.f.Store.Watch(life)
+	from, every, err := w.f.tail(life, &w.run, 0, w.line-1)
+	if err != nil {
+		return w.run, err
+	}
+	w.from = from
+	wake := from.Watch(life)
 	beat := time.NewTicker(w.f.beat)
 	defer beat.Stop()
-	idle := 0
+	idle, hinted, looked := 0, true, time.Time{}
 	for {
-		moved, err := w.look(ctx)
-		if err != nil {
-			return w.run, err
+		moved := false
+		if hinted || time.Since(looked) >= every {
+			looked = time.Now()
+			if moved, err = w.look(ctx); err != nil {
+				return w.run, err
+			}
 		}
+		w.draw()
 		if w.prog.state.Terminal() {
 			return w.finish(ctx)
 		}
@@ -76,8 +88,12 @@ func (w *follower) follow(ctx context.Context) (work.Run, error) {
 		select {
 		case <-ctx.Done():
 			return w.finish(context.WithoutCancel(ctx))
-		case <-wake:
+		case _, hinted = <-wake:
+			if !hinted {
+				wake = nil // the store is closed
+			}
 		case <-beat.C:
+			hinted = false
 		}
 	}
 }
@@ -87,7 +103,7 @@ func (w *follower) look(ctx context.Context) (bool, error) {
 	const page = 2000
 	moved := false
 	for {
-		events, err := w.f.Store.Events(ctx, w.run.Tenant, w.run.ID, w.prog.seq+1, page)
+		events, err := w.from.Events(ctx, w.run.Tenant, w.run.ID, w.prog.seq+1, page)
 		if err != nil {
 			return moved, err
 		}
@@ -102,13 +118,14 @@ func (w *follower) look(ctx context.Context) (bool, error) {
 			break
 		}
 	}
-	if err := w.lines(ctx); err != nil {
-		return moved, err
-	}
+	return moved, w.lines(ctx)
+}
+
+// draw shows the tree on a terminal.
+func (w *follower) draw() {
 	if w.tree != nil {
 		w.tree.draw(append(w.tree.lines(w.tree.grow(w.prog, w.graph.Parent), 0, app.Now()), w.footer()))
 	}
-	return moved, nil
 }
 
 func (w *follower) badged(e *work.Event, text string) string {
@@ -123,7 +140,7 @@ func (w *follower) badged(e *work.Event, text string) string {
 func (w *follower) lines(ctx context.Context) error {
 	const page = 1000
 	for !w.c.machine() && !w.c.quiet {
-		lines, err := w.f.Store.Lines(ctx, w.run.Tenant, w.run.ID, w.line, page)
+		lines, err := w.from.Lines(ctx, w.run.Tenant, w.run.ID, w.line, page)
 		if err != nil || len(lines) == 0 {
 			return err
 		}
@@ -164,14 +181,16 @@ func (w *follower) footer() string {
 			done++
 		}
 	}
-	return w.c.paint(w.c.Err, "90", fmt.Sprintf("%s  %d/%d done · Ctrl-C cancels", w.run.Name, done, all))
+	return w.c.paint(w.c.Err, "90", fmt.Sprintf("%s  %d/%d done · %s", w.run.Name, done, all, w.keys))
 }
 
-// finish reads the run as it stands now.
+// finish reads the run as it stands now, and what a stream has not brought yet.
 func (w *follower) finish(ctx context.Context) (work.Run, error) {
+	w.from = w.f.Store
 	if _, err := w.look(ctx); err != nil {
 		return w.run, err
 	}
+	w.draw()
 	run, err := w.f.Store.Run(ctx, w.run.Tenant, string(w.run.ID))
 	if err != nil {
 		return w.run, err

@@ -22,9 +22,13 @@ type place struct {
 	Tenant  work.Tenant
 	Store   ledger
 	Control *control.Service
-	beat    time.Duration // how often a follower looks, beside hints
-	folder  *app.Folder   // nil at a server
+	beat    time.Duration // how often a follower draws
+	tail    tail
+	folder  *app.Folder // nil at a server
 }
+
+// tail returns what happens to a run behind an event and a line, and how often a follower looks at it beside its hints.
+type tail func(ctx context.Context, run *work.Run, event, line int64) (store.History, time.Duration, error)
 
 // ledger answers questions about runs.
 type ledger interface {
@@ -67,8 +71,14 @@ func (c *cli) open(ctx context.Context, readOnly bool) (*place, error) {
 	if err != nil {
 		return nil, err
 	}
+	const beat = 120 * time.Millisecond
+	look := 2 * time.Second // every commit gives a hint
+	if f.ReadOnly {
+		look = beat // those of another process give none
+	}
 	return &place{
-		home: &localHome{Folder: f, person: c.person()}, Tenant: f.Tenant, Store: f.Store, Control: f.Control, beat: 120 * time.Millisecond, folder: f,
+		home: &localHome{Folder: f, person: c.person()}, Tenant: f.Tenant, Store: f.Store, Control: f.Control, beat: beat, folder: f,
+		tail: func(context.Context, *work.Run, int64, int64) (store.History, time.Duration, error) { return f.Store, look, nil },
 	}, nil
 }
 

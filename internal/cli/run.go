@@ -353,7 +353,7 @@ func (c *cli) farewell(ctx context.Context, f *place, w *follower, run *work.Run
 // lastLines prints the end of a step's output, as a failed step's is what one looks for.
 func (c *cli) lastLines(ctx context.Context, f *place, run *work.Run, step work.StepID, n int) {
 	var last []work.LogLine
-	err := eachLine(ctx, f, run, 1, func(l *work.LogLine) {
+	err := eachLine(ctx, f.Store, run, 1, func(l *work.LogLine) {
 		if l.Step == step {
 			if last = append(last, *l); len(last) > n {
 				last = last[1:]

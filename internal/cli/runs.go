@@ -22,7 +22,7 @@ func (c *cli) runsCommand() *cobra.Command {
 		Args: func(cmd *cobra.Command, args []string) error { return unknown(cmd, args) },
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(c.listCommand(), c.showCommand(), c.logsCommand(), c.graphCommand(), c.exportCommand(), c.controlCommand("cancel"), c.controlCommand("pause"),
+	cmd.AddCommand(c.listCommand(), c.showCommand(), c.logsCommand(), c.watchCommand(), c.graphCommand(), c.exportCommand(), c.controlCommand("cancel"), c.controlCommand("pause"),
 		c.resumeCommand(), c.rerunCommand(), c.retryCommand(), c.bulkCommand())
 	return cmd
 }
@@ -271,63 +271,6 @@ func (c *cli) detailTable(out io.Writer, run *work.Run, d RunDetail) error {
 		rows = append(rows, []string{string(id), word.Glyph + " " + word.Word, "", "", ""})
 	}
 	return columns(out, rows)
-}
-
-func (c *cli) logsCommand() *cobra.Command {
-	var step string
-	var failed bool
-	cmd := &cobra.Command{
-		Use: "logs RUN", Short: "Print the output of a run's steps, in order", Args: exactly(1, "a run"),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			f, run, err := c.lookUp(cmd.Context(), args[0])
-			if err != nil {
-				return err
-			}
-			defer f.Close()
-			bad := map[work.StepID]bool{}
-			if err := f.Control.EachStep(cmd.Context(), run, func(s *work.Step) { bad[s.ID] = s.State.Failure() }); err != nil {
-				return err
-			}
-			if _, known := bad[work.StepID(step)]; step != "" && !known {
-				return fault.New(fault.NotFound, "nothing has happened in %s to a step %q", run.Name, step).WithHint("orrery runs show %s", run.Name)
-			}
-			items := []work.LogLine{}
-			err = eachLine(cmd.Context(), f, &run, 1, func(l *work.LogLine) {
-				if step != "" && string(l.Step) != step || failed && !bad[l.Step] {
-					return
-				}
-				if c.machine() {
-					items = append(items, *l)
-					return
-				}
-				writeLine(c, c.Out, l)
-			})
-			if err != nil || !c.machine() {
-				return err
-			}
-			return c.emit(map[string]any{"items": items})
-		},
-	}
-	cmd.Flags().StringVar(&step, "step", "", "only this step")
-	cmd.Flags().BoolVar(&failed, "failed", false, "only steps that failed")
-	return cmd
-}
-
-func eachLine(ctx context.Context, f *place, run *work.Run, from int64, fn func(*work.LogLine)) error {
-	const page = 1000
-	for {
-		lines, err := f.Store.Lines(ctx, run.Tenant, run.ID, from, page)
-		if err != nil {
-			return err
-		}
-		for i := range lines {
-			fn(&lines[i])
-			from = lines[i].Seq + 1
-		}
-		if len(lines) < page {
-			return nil
-		}
-	}
 }
 
 func (c *cli) graphCommand() *cobra.Command {

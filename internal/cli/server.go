@@ -13,6 +13,7 @@ import (
 	"orrery.example/orrery/internal/fault"
 	"orrery.example/orrery/internal/keyring"
 	"orrery.example/orrery/internal/pack"
+	"orrery.example/orrery/internal/store"
 	"orrery.example/orrery/internal/work"
 )
 
@@ -22,12 +23,16 @@ func (c *cli) openServer(s *client.Client) (*place, error) {
 	if err != nil {
 		return nil, err
 	}
-	store := client.Store{Client: s}
+	at := client.Store{Client: s}
 	h := &serverHome{
 		Client: s, keys: keyring.Open(o.Dir), person: c.person(), mine: c.identity != "",
-		control: &control.Service{Store: store, Trust: func() (keyring.Trust, error) { return s.Trust(context.Background()) }, Now: app.Now},
+		control: &control.Service{Store: at, Trust: func() (keyring.Trust, error) { return s.Trust(context.Background()) }, Now: app.Now},
 	}
-	return &place{home: h, Tenant: s.Tenant, Store: store, Control: h.control, beat: time.Second}, nil
+	follow := func(ctx context.Context, run *work.Run, event, line int64) (store.History, time.Duration, error) {
+		t, err := at.Tail(ctx, run.ID, event, line, c.say)
+		return t, time.Second, err
+	}
+	return &place{home: h, Tenant: s.Tenant, Store: at, Control: h.control, beat: time.Second, tail: follow}, nil
 }
 
 // serverHome is a server. It works on runs by itself, and signs for an account that has no key of its own.

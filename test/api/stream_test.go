@@ -5,7 +5,11 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
 	"strings"
 	"testing"
 	"time"
@@ -15,7 +19,9 @@ import (
 	"orrery.example/orrery"
 	"orrery.example/orrery/api"
 	"orrery.example/orrery/internal/app"
+	"orrery.example/orrery/internal/client"
 	"orrery.example/orrery/internal/httpapi"
+	"orrery.example/orrery/internal/work"
 )
 
 // sdk returns a client of the SDK.
@@ -345,5 +351,53 @@ func TestJ13_StreamsEnd(t *testing.T) {
 		if f.EventType == "stream.closing" && !strings.Contains(string(f.Data), "come back") {
 			t.Errorf("%s", f.Data)
 		}
+	}
+}
+
+// Where something on the way lets no streams through, the command line looks instead and tells the same.
+func TestJ13_FollowsWhereStreamsDoNotGetThrough(t *testing.T) {
+	r := start(t, app.ServerOptions{Work: true})
+	tokens := r.tenant("acme", "viewer", "operator")
+	run := r.submit(tokens["operator"], "acme")
+	target, err := url.Parse(r.url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	proxy := httptest.NewServer(&httputil.ReverseProxy{Rewrite: func(p *httputil.ProxyRequest) {
+		p.SetURL(target)
+		p.Out.Header.Del("Accept")
+	}})
+	defer proxy.Close()
+	c, err := client.New(client.Config{URL: proxy.URL, Token: tokens["viewer"], Tenant: "acme"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	ctx, stop := context.WithTimeout(t.Context(), time.Minute)
+	defer stop()
+	told := make(chan string, 10)
+	tail, err := client.Store{Client: c}.Tail(ctx, work.RunID(run), 0, 0, func(format string, args ...any) { told <- fmt.Sprintf(format, args...) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	var events []work.Event
+	for hints := tail.Watch(ctx); len(events) == 0 || events[len(events)-1].Type != work.RunEnded; <-hints {
+		more, err := tail.Events(ctx, "acme", work.RunID(run), int64(len(events)+1), 100)
+		if err != nil {
+			t.Fatal(err)
+		}
+		events = append(events, more...)
+	}
+	for i := range events {
+		if events[i].Seq != int64(i+1) {
+			t.Errorf("event %d has the number %d", i+1, events[i].Seq)
+		}
+	}
+	lines, err := tail.Lines(ctx, "acme", work.RunID(run), 1, 100)
+	if err != nil || len(lines) == 0 || lines[0].Seq != 1 {
+		t.Errorf("the output is %v, %v", lines, err)
+	}
+	if text := <-told; !strings.Contains(text, "looking every") || len(told) > 0 {
+		t.Errorf("people were told %q and %d things more", text, len(told))
 	}
 }
