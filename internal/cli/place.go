@@ -78,7 +78,9 @@ func (c *cli) open(ctx context.Context, readOnly bool) (*place, error) {
 	}
 	return &place{
 		home: &localHome{Folder: f, person: c.person()}, Tenant: f.Tenant, Store: f.Store, Control: f.Control, beat: beat, folder: f,
-		tail: func(context.Context, *work.Run, int64, int64) (store.History, time.Duration, error) { return f.Store, look, nil },
+		tail: func(context.Context, *work.Run, int64, int64) (store.History, time.Duration, error) {
+			return f.Store, look, nil
+		},
 	}, nil
 }
 
