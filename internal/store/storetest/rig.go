@@ -208,8 +208,8 @@ func (r *rig) drain(tenant work.Tenant, session string) {
 	r.Fatal("work does not come to an end")
 }
 
-// audit checks what must hold of every store at any moment.
-func audit(t tb, d kernel.Driver, tenants ...work.Tenant) {
+// Audit checks what must hold of every store at any moment.
+func Audit(t tb, d kernel.Driver, tenants ...work.Tenant) {
 	t.Helper()
 	if err := d.View(context.Background(), func(r kernel.Reader) error {
 		for _, tenant := range tenants {

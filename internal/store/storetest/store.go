@@ -41,7 +41,7 @@ func Run(t *testing.T, h Harness) {
 			r := newRig(t, h.Open(t))
 			test.run(r)
 			if test.name != "Closed" {
-				audit(t, r.driver, acme, zenith)
+				Audit(t, r.driver, acme, zenith)
 			}
 		})
 	}

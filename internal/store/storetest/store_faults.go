@@ -81,7 +81,7 @@ func testBatch(t *testing.T, h Harness) {
 		if runs := must(r.Find(r.ctx(), acme, store.RunQuery{})); len(runs) != 1+callers*3/4 {
 			t.Errorf("%d runs were made", len(runs))
 		}
-		audit(t, d, acme)
+		Audit(t, d, acme)
 		mustClose(t, r.Store)
 	})
 }
@@ -120,7 +120,7 @@ func testBrokenCommit(t *testing.T, h Harness) {
 		t.Errorf("the submission again: %+v", out)
 	}
 	r.drain(acme, "s")
-	audit(t, d, acme)
+	Audit(t, d, acme)
 }
 
 // testTogether: many submitters and workers at once; every run ends, every history is whole, and no key is held too often.
@@ -181,7 +181,7 @@ func testTogether(t *testing.T, h Harness) {
 	if err != nil || len(done) != runs {
 		t.Errorf("%d of %d runs succeeded, %v", len(done), runs, err)
 	}
-	audit(t, d, acme)
+	Audit(t, d, acme)
 }
 
 // storeSameAsModel gives the same random commands to the store over the driver and over the model, and compares every answer and
@@ -217,7 +217,7 @@ func storeSameAsModel(t *testing.T, h Harness) {
 		if diff := sameDump(want, got); diff != "" {
 			rt.Fatalf("stored (-model +driver):\n%s", diff)
 		}
-		audit(rt, driver, acme, zenith)
+		Audit(rt, driver, acme, zenith)
 	})
 }
 
@@ -258,7 +258,7 @@ func testCrash(t *testing.T, h Harness) {
 			after.session(tenant, "again")
 			after.drain(tenant, "again")
 		}
-		audit(rt, left, g.w.tenants...)
+		Audit(rt, left, g.w.tenants...)
 	})
 }
 

@@ -287,5 +287,5 @@ func testIncarnation(t *testing.T, h Harness) {
 		t.Errorf("the token after the restore is %+v, before it was %+v", again.Token, g.Token)
 	}
 	r.must("report", r.report("s2", again, work.Succeeded))
-	audit(t, d, acme)
+	Audit(t, d, acme)
 }
