@@ -13,8 +13,9 @@ import (
 
 // cache keeps the rows of runs under way between the transactions of an exclusive driver. Only the writing goroutine uses it.
 type cache struct {
-	runs  map[runKey]*hot
-	flows map[work.Tenant]store.Flow
+	runs    map[runKey]*hot
+	flows   map[work.Tenant]store.Flow
+	drained map[string]bool // queues, by tenant and runners, in which nothing is written that is ready
 }
 
 const (
@@ -22,7 +23,11 @@ const (
 	cachedSteps = 4_096 // of one run; beyond it rows that have ended are read again when they are needed
 )
 
-func newCache() *cache { return &cache{runs: map[runKey]*hot{}, flows: map[work.Tenant]store.Flow{}} }
+const drainedQueues = 1_000
+
+func newCache() *cache {
+	return &cache{runs: map[runKey]*hot{}, flows: map[work.Tenant]store.Flow{}, drained: map[string]bool{}}
+}
 
 func (c *cache) get(key runKey) *hot { return c.runs[key] }
 
@@ -51,6 +56,7 @@ func (c *cache) put(key runKey, h *hot) {
 func (c *cache) forget() {
 	clear(c.runs)
 	clear(c.flows)
+	clear(c.drained)
 }
 
 // graphs keeps prepared plans, which never change.

@@ -1,6 +1,7 @@
 package kernel
 
 import (
+	"cmp"
 	"maps"
 	"slices"
 	"strings"
@@ -20,25 +21,84 @@ const triesToClaim = 2
 // queue is what the claims of one batch have seen of what is ready for some runners, and have not granted.
 type queue struct {
 	steps  []ReadyStep
-	after  *ReadyStep // the last one that was seen
-	end    bool       // there is nothing behind it
-	missed []StepRef  // somebody else is changing their runs
+	fresh  []ReadyStep      // ready by this transaction and not written yet, as far as they are not in steps
+	own    map[StepRef]bool // all that were fresh: what the driver says of them is older
+	after  *ReadyStep       // the last one that was seen
+	end    bool             // there is nothing behind it
+	part   bool             // some queues were left out
+	missed []StepRef        // somebody else is changing their runs
 }
 
-// queue returns the queue of a tenant and runners. What the commands before have made ready is in it.
+// queue returns the queue of a tenant and runners. What the commands before have made ready is in it. A store of its own takes that from
+// memory, so that a step which is made ready and claimed in one transaction is written once.
 func (u *unit) queue(tenant work.Tenant, runners []string) (*queue, error) {
 	key := string(tenant) + "\x00" + strings.Join(runners, "\x00")
 	if q := u.queues[key]; q != nil {
 		return q, nil
 	}
-	if err := u.flush(); err != nil {
-		return nil, err
+	q := &queue{}
+	if u.s.rows == nil {
+		if err := u.flush(); err != nil {
+			return nil, err
+		}
+	} else {
+		u.collect(q, tenant, runners)
+		q.end = u.s.rows.drained[key]
 	}
 	if u.queues == nil {
 		u.queues = map[string]*queue{}
 	}
-	u.queues[key] = &queue{}
-	return u.queues[key], nil
+	u.queues[key] = q
+	if q.end {
+		q.steps, q.fresh = q.fresh, nil
+	}
+	return q, nil
+}
+
+// collect finds the steps of a tenant that this transaction has made ready and not written.
+func (u *unit) collect(q *queue, tenant work.Tenant, runners []string) {
+	for _, h := range u.order {
+		if h.run.Tenant != tenant {
+			continue
+		}
+		for _, s := range h.changed {
+			row := s.row
+			if !s.dirty || !claimable(row) || !slices.Contains(runners, row.Queue.Runner) {
+				continue
+			}
+			if q.own == nil {
+				q.own = map[StepRef]bool{}
+			}
+			r := ReadyStep{StepRef{tenant, row.Run, row.ID}, *row.Queue}
+			q.fresh, q.own[r.StepRef] = append(q.fresh, r), true
+		}
+	}
+	slices.SortFunc(q.fresh, CompareReady)
+}
+
+func claimable(row *work.Step) bool { return row.State == work.Queued && row.Queue != nil && !row.Held }
+
+// merge puts what comes next in the queue behind what was seen: a page of the driver, and what is fresh and comes before its end.
+func (q *queue) merge(page []ReadyStep) {
+	for i := range page {
+		for len(q.fresh) > 0 && CompareReady(q.fresh[0], page[i]) < 0 {
+			q.steps, q.fresh = append(q.steps, q.fresh[0]), q.fresh[1:]
+		}
+		if !q.own[page[i].StepRef] {
+			q.steps = append(q.steps, page[i])
+		}
+	}
+	if q.end {
+		q.steps, q.fresh = append(q.steps, q.fresh...), nil
+	}
+}
+
+// CompareReady orders what is ready as workers get it.
+func CompareReady(a, b ReadyStep) int {
+	return cmp.Or(
+		cmp.Compare(b.Queue.Priority, a.Queue.Priority), cmp.Compare(a.Queue.At, b.Queue.At),
+		cmp.Compare(a.Run, b.Run), cmp.Compare(a.Step, b.Step),
+	)
 }
 
 // more looks further into a queue for as many steps as are wanted. A shared store is asked for no more than that at first: what is
@@ -50,17 +110,21 @@ func (u *unit) more(q *queue, t *taker, wanted int) error {
 			limit += page
 		}
 	}
-	ready, err := u.tx.Ready(t.tenant, t.req.Runners, t.f.closed(), q.after, limit)
+	closed := t.f.closed()
+	ready, err := u.tx.Ready(t.tenant, t.req.Runners, closed, q.after, limit)
 	if err != nil {
 		u.fail(err)
 		return err
 	}
-	if q.end = len(ready) < limit; len(ready) == 0 {
+	q.end, q.part = len(ready) < limit, q.part || len(closed) > 0
+	if u.lock == nil {
+		q.merge(ready)
+	}
+	if len(ready) == 0 {
 		return nil
 	}
 	q.after = &ready[len(ready)-1]
 	if u.lock == nil {
-		q.steps = append(q.steps, ready...)
 		return nil
 	}
 	refs := make([]StepRef, len(ready))
@@ -97,6 +161,9 @@ func (u *unit) leases(key freedKey) (*int, error) {
 			u.held[key] = nil
 			return nil, err
 		}
+	}
+	if err := u.flush(); err != nil {
+		return nil, err
 	}
 	n, err := u.tx.LeasesByKey(key.tenant, key.key)
 	if err != nil {

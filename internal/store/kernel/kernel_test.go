@@ -46,6 +46,8 @@ type gated struct {
 
 	incarnation int64
 	asked       int // FirstHeld
+	looked      int // Ready
+	put         int // PutStep
 }
 
 func (g *gated) Update(ctx context.Context, fn func(kernel.Tx) error) error {
@@ -397,7 +399,7 @@ func TestManyHeld(t *testing.T) {
 	}
 }
 
-// counting counts the questions for held steps.
+// counting counts questions for held and for ready steps, and rows of steps that are written.
 type counting struct {
 	kernel.Tx
 	g *gated

@@ -26,6 +26,7 @@ type unit struct {
 	spoilt map[runKey]error // runs that were aborted, since their plans are not theirs
 	freed  []freedKey
 	wrote  bool
+	left   bool // something was written that may be claimed
 
 	changes []Change // for the observer, when there is one
 
@@ -320,6 +321,10 @@ func (u *unit) flushRun(h *hot) error {
 		}
 		s.dirty = false
 		u.wrote = true
+		if u.s.rows != nil && claimable(s.row) {
+			u.left = true
+			clear(u.s.rows.drained)
+		}
 		if err := u.tx.PutStep(s.row); err != nil {
 			return err
 		}
@@ -421,6 +426,11 @@ func (u *unit) keep() {
 	}
 	for tenant, f := range u.flows {
 		u.s.rows.flows[tenant] = f.Flow
+	}
+	for key, q := range u.queues {
+		if q.end && !q.part && !u.left && len(q.steps) == 0 && len(u.s.rows.drained) < drainedQueues {
+			u.s.rows.drained[key] = true
+		}
 	}
 	for key, h := range u.hot {
 		h.u = nil

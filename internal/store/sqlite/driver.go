@@ -101,7 +101,7 @@ func (d *Driver) open(o Options) error {
 	if d.writer, err = connect(d.file(), "rwc", writerPragmas); err != nil {
 		return err
 	}
-	d.tx = tx{reader: reader{c: d.writer, queues: queues{}}, written: written{}}
+	d.tx = tx{reader: reader{c: d.writer, lanes: lanes{}}, written: written{}}
 	if err := checkVersion(d.writer); err != nil {
 		return err
 	}
@@ -390,8 +390,8 @@ func (d *Driver) Close() error {
 
 // reader answers from one connection's snapshot.
 type reader struct {
-	c      *conn
-	queues queues // of the writer, else nil
+	c     *conn
+	lanes lanes // of the writer, else nil
 }
 
 // tx is the one transaction that is under way on the writer.

@@ -1,7 +1,6 @@
 package sqlite
 
 import (
-	"cmp"
 	"errors"
 	"maps"
 	"slices"
@@ -14,28 +13,25 @@ import (
 // Ready implements kernel.QueueReader. The index is by queue and runner first, so that steps no worker here can run, and those of queues
 // that are left out, are not passed over; what stands in the queues for each of the runners is merged.
 func (r reader) Ready(tenant work.Tenant, runners, except []string, after *kernel.ReadyStep, limit int) ([]kernel.ReadyStep, error) {
-	runners = slices.Compact(slices.Sorted(slices.Values(runners)))
-	queues, err := r.readyQueues(tenant)
+	lanes, err := r.readyLanes(tenant)
 	if err != nil {
 		return nil, err
 	}
 	var out []kernel.ReadyStep
-	lanes := 0
-	for _, queue := range queues {
-		if slices.Contains(except, queue) {
+	looked := 0
+	for _, l := range lanes {
+		if slices.Contains(except, l.queue) || !slices.Contains(runners, l.runner) {
 			continue
 		}
-		for _, runner := range runners {
-			lane, err := r.readyFor(tenant, queue, runner, after, limit)
-			if err != nil {
-				return nil, err
-			}
-			out = append(out, lane...)
-			lanes++
+		steps, err := r.readyFor(tenant, l.queue, l.runner, after, limit)
+		if err != nil {
+			return nil, err
 		}
+		out = append(out, steps...)
+		looked++
 	}
-	if lanes > 1 {
-		slices.SortFunc(out, compareReady)
+	if looked > 1 {
+		slices.SortFunc(out, kernel.CompareReady)
 	}
 	if limit > 0 && len(out) > limit {
 		out = out[:limit]
@@ -76,13 +72,6 @@ func (r reader) readyFor(tenant work.Tenant, queue, runner string, after *kernel
 		err = r.c.each(readyBelow, collect, string(tenant), queue, runner, int64(q.Priority), all(limit))
 	}
 	return out, err
-}
-
-func compareReady(a, b kernel.ReadyStep) int {
-	return cmp.Or(
-		cmp.Compare(b.Queue.Priority, a.Queue.Priority), cmp.Compare(a.Queue.At, b.Queue.At),
-		cmp.Compare(a.Run, b.Run), cmp.Compare(a.Step, b.Step),
-	)
 }
 
 // LeasesByKey implements kernel.QueueReader.
@@ -209,43 +198,47 @@ func (t *tx) DeleteSession(id string) error {
 	return err
 }
 
-// queues remembers in which queues the writer has ever seen a step ready, by tenant: at least those in which one is. A look for them costs
+// lane is where steps stand that one kind of runner may take from one queue.
+type lane struct{ queue, runner string }
+
+// lanes remembers in which lanes the writer has ever seen a step ready, by tenant: at least those in which one is. A look for them costs
 // a statement, and there is a look with every claim.
-type queues map[work.Tenant]map[string]bool
+type lanes map[work.Tenant][]lane
 
-func (q queues) add(tenant work.Tenant, queue string) {
-	if known := q[tenant]; known != nil {
-		known[queue] = true
+func (l lanes) add(tenant work.Tenant, queue, runner string) {
+	known, asked := l[tenant]
+	if one := (lane{queue, runner}); asked && !slices.Contains(known, one) {
+		l[tenant] = append(known, one)
 	}
 }
 
-// nextQueue finds the queues of a tenant in which something is ready one after the other, without passing over what stands in them.
-const nextQueue = `SELECT queue FROM steps WHERE standing = 2 AND tenant = ?1 AND queue > ?2 ORDER BY queue LIMIT 1`
-
-// readyQueues returns the queues in which something may be ready, by name.
-func (r reader) readyQueues(tenant work.Tenant) ([]string, error) {
-	if r.queues != nil {
-		if known := r.queues[tenant]; known != nil {
-			if len(known) == 1 && known[""] {
-				return []string{""}, nil
-			}
-			return slices.Sorted(maps.Keys(known)), nil
+// readyLanes returns the lanes in which something may be ready.
+func (r reader) readyLanes(tenant work.Tenant) ([]lane, error) {
+	if known, asked := r.lanes[tenant]; asked {
+		return known, nil
+	}
+	out := []lane{}
+	for last := (lane{}); ; {
+		there, err := r.c.one(nextLane, func(v values) { last = lane{v.text(0), v.text(1)} }, string(tenant), last.queue, last.runner)
+		if err != nil {
+			return nil, err
 		}
-	}
-	found, err := r.findQueues(tenant)
-	if err != nil {
-		return nil, err
-	}
-	if r.queues != nil {
-		known := map[string]bool{"": true}
-		for _, queue := range found {
-			known[queue] = true
+		if !there {
+			break
 		}
-		r.queues[tenant] = known
-		return slices.Sorted(maps.Keys(known)), nil
+		out = append(out, last)
 	}
-	return found, nil
+	if r.lanes != nil {
+		r.lanes[tenant] = out
+	}
+	return out, nil
 }
+
+// What is next in the index of what is ready, without passing over what stands there.
+const (
+	nextQueue = `SELECT queue FROM steps WHERE standing = 2 AND tenant = ?1 AND queue > ?2 ORDER BY queue LIMIT 1`
+	nextLane  = `SELECT queue, runner FROM steps WHERE standing = 2 AND tenant = ?1 AND (queue, runner) > (?2, ?3) ORDER BY queue, runner LIMIT 1`
+)
 
 func (r reader) findQueues(tenant work.Tenant) ([]string, error) {
 	var out []string

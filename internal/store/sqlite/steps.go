@@ -197,7 +197,7 @@ func (t *tx) PutStep(row *work.Step) error {
 		orNull(stands), runner, priority, queued, session, key, orNull(int64(row.Timer)), queue,
 	)
 	if stands == standsReady {
-		t.queues.add(row.Tenant, queue)
+		t.lanes.add(row.Tenant, queue, row.Queue.Runner)
 	}
 	// An attempt that begins and a container whose child has ended stay where they are in every index.
 	if stands == standsLive && (row.Done > 0 || row.Lease != nil && row.Lease.Acked != 0) {
