@@ -208,7 +208,7 @@ func (r reader) Census(now work.Time) ([]store.Census, error) {
 	}
 	for _, step := range r.d.ready.items {
 		c := of(step.Tenant)
-		if c.Queued++; c.Oldest == 0 || step.Queue.At < c.Oldest {
+		if c.Queued++; c.Queued == 1 || step.Queue.At < c.Oldest {
 			c.Oldest = step.Queue.At
 		}
 	}
