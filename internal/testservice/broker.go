@@ -2,7 +2,6 @@ package testservice
 
 import (
 	"errors"
-	"net"
 	"os"
 	"strconv"
 	"syscall"
@@ -12,6 +11,7 @@ import (
 type Broker struct {
 	URL     string
 	dir     string
+	port    *Port
 	run     func() (*process, error)
 	process *process
 }
@@ -43,15 +43,15 @@ func broker(scheme, program, debianPackage string, args func(port, dir string) [
 	if b.dir, err = folder(who); err != nil {
 		return nil, err
 	}
-	at := func(port int) (*process, error) {
-		text := strconv.Itoa(port)
-		return start(command(who, b.dir, path, args(text, b.dir)...), answers(net.JoinHostPort("127.0.0.1", text)))
+	if b.port, err = HoldPort(); err != nil {
+		return nil, errors.Join(err, b.Close())
 	}
-	if b.process, err = onSomePort(func(port int) (*process, error) {
-		b.URL, b.run = scheme+"://127.0.0.1:"+strconv.Itoa(port), func() (*process, error) { return at(port) }
-		return at(port)
-	}); err != nil {
-		return nil, errors.Join(err, os.RemoveAll(b.dir))
+	b.URL = scheme + "://" + b.port.Address()
+	b.run = func() (*process, error) {
+		return start(command(who, b.dir, path, args(strconv.Itoa(b.port.Number), b.dir)...), answers(b.port.Address()))
+	}
+	if err := b.Start(); err != nil {
+		return nil, errors.Join(err, b.Close())
 	}
 	return b, nil
 }
@@ -74,5 +74,5 @@ func (b *Broker) Start() error {
 // Close stops the server and removes its files.
 func (b *Broker) Close() error {
 	b.Kill()
-	return os.RemoveAll(b.dir)
+	return errors.Join(b.port.Release(), os.RemoveAll(b.dir))
 }

@@ -12,7 +12,6 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io"
 	"net/http"
 	"os"
@@ -46,7 +45,7 @@ type Provider struct {
 
 	options ProviderOptions
 	keys    []signingKey // the first signs
-	port    int
+	port    *Port
 	path    string
 	process *process
 }
@@ -94,11 +93,14 @@ func StartProvider(o ProviderOptions) (*Provider, error) {
 	if err := p.newKey(); err != nil {
 		return nil, err
 	}
-	p.process, err = onSomePort(func(listen int) (*process, error) {
-		p.port, p.Issuer = listen, fmt.Sprintf("http://127.0.0.1:%d", listen)
-		return p.start()
-	})
-	return p, err
+	if p.port, err = HoldPort(); err != nil {
+		return nil, err
+	}
+	p.Issuer = "http://" + p.port.Address()
+	if p.process, err = p.start(); err != nil {
+		return nil, errors.Join(err, p.Close())
+	}
+	return p, nil
 }
 
 func (p *Provider) newKey() error {
@@ -109,7 +111,7 @@ func (p *Provider) newKey() error {
 
 func (p *Provider) start() (*process, error) {
 	config, err := json.Marshal(map[string]any{
-		"issuer": p.Issuer, "port": p.port, "keys": p.keys, "users": p.options.Users, "clients": p.options.Clients,
+		"issuer": p.Issuer, "port": p.port.Number, "keys": p.keys, "users": p.options.Users, "clients": p.options.Clients,
 		"life": int(p.options.Life.Seconds()), "deviceLife": 300,
 	})
 	if err != nil {
@@ -162,7 +164,7 @@ func (p *Provider) Restart() (err error) {
 // Close stops the provider.
 func (p *Provider) Close() error {
 	p.Stop()
-	return nil
+	return p.port.Release()
 }
 
 // installProvider returns the folder with the provider's program and what it needs.

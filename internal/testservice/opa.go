@@ -2,10 +2,8 @@ package testservice
 
 import (
 	"errors"
-	"net"
 	"os"
 	"path/filepath"
-	"strconv"
 	"syscall"
 )
 
@@ -20,7 +18,7 @@ type OPA struct {
 	URL string
 
 	dir     string
-	listen  int
+	port    *Port
 	process *process
 }
 
@@ -50,11 +48,11 @@ func StartOPA(token string, policies map[string]string) (*OPA, error) {
 			return nil, errors.Join(err, o.Close())
 		}
 	}
-	o.process, err = onSomePort(func(listen int) (*process, error) {
-		o.listen, o.URL = listen, "http://"+net.JoinHostPort("127.0.0.1", strconv.Itoa(listen))
-		return o.run(token != "")
-	})
-	if err != nil {
+	if o.port, err = HoldPort(); err != nil {
+		return nil, errors.Join(err, o.Close())
+	}
+	o.URL = "http://" + o.port.Address()
+	if o.process, err = o.run(token != ""); err != nil {
 		return nil, errors.Join(err, o.Close())
 	}
 	return o, nil
@@ -66,14 +64,14 @@ func (o *OPA) run(guarded bool) (*process, error) {
 		return nil, err
 	}
 	args := []string{
-		"run", "--server", "--skip-version-check", "--addr", net.JoinHostPort("127.0.0.1", strconv.Itoa(o.listen)), "--log-level", "error",
+		"run", "--server", "--skip-version-check", "--addr", o.port.Address(), "--log-level", "error",
 		"--config-file", filepath.Join(o.dir, "opa.yaml"),
 	}
 	if guarded {
 		args = append(args, "--authentication=token", "--authorization=basic")
 	}
 	args = append(args, "--bundle", "bundle") // which is also what the bundle is called
-	return start(command(nil, o.dir, path, args...), answers(net.JoinHostPort("127.0.0.1", strconv.Itoa(o.listen))))
+	return start(command(nil, o.dir, path, args...), answers(o.port.Address()))
 }
 
 // Stop makes the server unreachable.
@@ -94,5 +92,5 @@ func (o *OPA) Restart() (err error) {
 // Close stops the server and removes its files.
 func (o *OPA) Close() error {
 	o.Stop()
-	return os.RemoveAll(o.dir)
+	return errors.Join(o.port.Release(), os.RemoveAll(o.dir))
 }

@@ -3,10 +3,8 @@ package testservice
 import (
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"syscall"
 )
@@ -15,7 +13,7 @@ import (
 // connections of the server.
 type Pgbouncer struct {
 	dir     string
-	address string
+	port    *Port
 	process *process
 }
 
@@ -35,16 +33,16 @@ func StartPgbouncer(s *Postgres, size int) (*Pgbouncer, error) {
 		return nil, err
 	}
 	file := filepath.Join(b.dir, "pgbouncer.ini")
-	if b.process, err = onSomePort(func(listen int) (*process, error) {
-		b.address = net.JoinHostPort("127.0.0.1", strconv.Itoa(listen))
-		settings := fmt.Sprintf("[databases]\n* = host=127.0.0.1 port=%d user=%s\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = %d\nunix_socket_dir =\n"+
-			"auth_type = any\npool_mode = transaction\ndefault_pool_size = %d\nmax_client_conn = 500\nlog_connections = 0\nlog_disconnections = 0\n",
-			s.port, postgresUser, listen, size)
-		if err := os.WriteFile(file, []byte(settings), 0o644); err != nil {
-			return nil, err
-		}
-		return start(command(who, b.dir, path, file), answers(b.address))
-	}); err != nil {
+	if b.port, err = HoldPort(); err != nil {
+		return nil, errors.Join(err, b.Close())
+	}
+	settings := fmt.Sprintf("[databases]\n* = host=127.0.0.1 port=%d user=%s\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = %d\nunix_socket_dir =\n"+
+		"auth_type = any\npool_mode = transaction\ndefault_pool_size = %d\nmax_client_conn = 500\nlog_connections = 0\nlog_disconnections = 0\n",
+		s.port.Number, postgresUser, b.port.Number, size)
+	if err = os.WriteFile(file, []byte(settings), 0o644); err == nil {
+		b.process, err = start(command(who, b.dir, path, file), answers(b.port.Address()))
+	}
+	if err != nil {
 		return nil, errors.Join(err, b.Close())
 	}
 	return b, nil
@@ -54,7 +52,7 @@ func StartPgbouncer(s *Postgres, size int) (*Pgbouncer, error) {
 func (b *Pgbouncer) Through(url string) string {
 	scheme, rest, _ := strings.Cut(url, "@")
 	_, path, _ := strings.Cut(rest, "/")
-	return scheme + "@" + b.address + "/" + path
+	return scheme + "@" + b.port.Address() + "/" + path
 }
 
 // Close stops the pooler and removes its files.
@@ -63,5 +61,5 @@ func (b *Pgbouncer) Close() error {
 		b.process.kill(syscall.SIGKILL)
 		b.process = nil
 	}
-	return os.RemoveAll(b.dir)
+	return errors.Join(b.port.Release(), os.RemoveAll(b.dir))
 }

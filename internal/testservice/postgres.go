@@ -30,7 +30,7 @@ type PostgresOptions struct {
 // Postgres is a PostgreSQL server.
 type Postgres struct {
 	bin, dir  string
-	port      int
+	port      *Port
 	who       *syscall.Credential
 	mu        sync.Mutex
 	process   *process
@@ -52,11 +52,14 @@ func StartPostgres(o PostgresOptions) (*Postgres, error) {
 	if s.dir, err = folder(s.who); err != nil {
 		return nil, err
 	}
-	if err := s.initialise(o); err != nil {
-		return nil, errors.Join(err, os.RemoveAll(s.dir))
+	if s.port, err = HoldPort(); err == nil {
+		err = s.initialise(o)
 	}
-	if err := s.Start(); err != nil {
-		return nil, errors.Join(err, os.RemoveAll(s.dir))
+	if err == nil {
+		err = s.Start()
+	}
+	if err != nil {
+		return nil, errors.Join(err, s.Close())
 	}
 	return s, nil
 }
@@ -95,26 +98,17 @@ func (s *Postgres) initialise(o PostgresOptions) error {
 func (s *Postgres) Start() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	var err error
-	if s.port == 0 {
-		s.process, err = onSomePort(func(port int) (*process, error) {
-			s.port = port
-			return s.run()
-		})
-		return err
-	}
-	// The port is free unless somebody's connection got it as its own in between, and what a server that was killed has left behind
-	// may need a moment to go.
-	for range 20 {
-		if s.process, err = s.run(); err == nil {
+	// What a server that was killed has left behind, its shared memory above all, may need a moment to go.
+	for deadline := time.Now().Add(startTimeout); ; {
+		p, err := start(command(s.who, s.dir, filepath.Join(s.bin, "postgres"), "-D", s.data(), "-p", strconv.Itoa(s.port.Number)), s.ping)
+		if err == nil {
+			s.process = p
 			return nil
 		}
+		if time.Now().After(deadline) {
+			return err
+		}
 	}
-	return err
-}
-
-func (s *Postgres) run() (*process, error) {
-	return start(command(s.who, s.dir, filepath.Join(s.bin, "postgres"), "-D", s.data(), "-p", strconv.Itoa(s.port)), s.ping)
 }
 
 func (s *Postgres) ping() error {
@@ -144,12 +138,12 @@ func (s *Postgres) Kill() { s.Stop(syscall.SIGKILL) }
 // Close stops the server and removes its files.
 func (s *Postgres) Close() error {
 	s.Stop(syscall.SIGQUIT)
-	return os.RemoveAll(s.dir)
+	return errors.Join(s.port.Release(), os.RemoveAll(s.dir))
 }
 
 // URL returns how to connect to a database.
 func (s *Postgres) URL(database string) string {
-	return fmt.Sprintf("postgres://%s@127.0.0.1:%d/%s?sslmode=disable", postgresUser, s.port, database)
+	return fmt.Sprintf("postgres://%s@127.0.0.1:%d/%s?sslmode=disable", postgresUser, s.port.Number, database)
 }
 
 // PID returns the process id of the server, whose children are its backends.

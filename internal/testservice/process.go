@@ -72,34 +72,6 @@ func folder(who *syscall.Credential) (string, error) {
 	return dir, err
 }
 
-// port returns one that is free at the moment. Between this and the server's start somebody else may take it; then the start fails and
-// is tried with another.
-func port() (int, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return 0, err
-	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port, nil
-}
-
-// onSomePort starts a server on a port that is free.
-func onSomePort(run func(port int) (*process, error)) (*process, error) {
-	var errs []error
-	for range 5 {
-		n, err := port()
-		if err != nil {
-			return nil, err
-		}
-		p, err := run(n)
-		if err == nil {
-			return p, nil
-		}
-		errs = append(errs, err)
-	}
-	return nil, errors.Join(errs...)
-}
-
 // command prepares a program that ends with this process: the kernel kills it when the thread that started it is gone. Threads of the
 // Go runtime come and go, so whoever starts it keeps one for as long as it runs.
 func command(who *syscall.Credential, dir, path string, args ...string) *exec.Cmd {

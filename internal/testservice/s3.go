@@ -3,10 +3,8 @@ package testservice
 import (
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"path/filepath"
-	"strconv"
 	"sync"
 	"syscall"
 	"testing"
@@ -25,6 +23,7 @@ type S3 struct {
 	AccessKey, SecretKey string
 
 	dir     string
+	port    *Port
 	process *process
 }
 
@@ -43,13 +42,14 @@ func StartS3() (*S3, error) {
 			return nil, errors.Join(err, s.Close())
 		}
 	}
-	if s.process, err = onSomePort(func(listen int) (*process, error) {
-		s.Endpoint = net.JoinHostPort("127.0.0.1", strconv.Itoa(listen))
-		// What it has to say about an object is kept in files beside it: not every file system has extended attributes.
-		cmd := command(nil, s.dir, path, "--port", s.Endpoint, "posix", "--sidecar", s.beside(), s.Data())
-		cmd.Env = append(cmd.Env, "ROOT_ACCESS_KEY="+s.AccessKey, "ROOT_SECRET_KEY="+s.SecretKey)
-		return start(cmd, answers(s.Endpoint))
-	}); err != nil {
+	if s.port, err = HoldPort(); err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
+	s.Endpoint = s.port.Address()
+	// What it has to say about an object is kept in files beside it: not every file system has extended attributes.
+	cmd := command(nil, s.dir, path, "--port", s.Endpoint, "posix", "--sidecar", s.beside(), s.Data())
+	cmd.Env = append(cmd.Env, "ROOT_ACCESS_KEY="+s.AccessKey, "ROOT_SECRET_KEY="+s.SecretKey)
+	if s.process, err = start(cmd, answers(s.Endpoint)); err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
 	return s, nil
@@ -66,7 +66,7 @@ func (s *S3) Close() error {
 		s.process.kill(syscall.SIGKILL)
 		s.process = nil
 	}
-	return os.RemoveAll(s.dir)
+	return errors.Join(s.port.Release(), os.RemoveAll(s.dir))
 }
 
 // SharedS3 is one server for a test binary, started with the first use. TestMain closes it.

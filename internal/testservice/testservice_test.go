@@ -61,24 +61,30 @@ func TestPostgres(t *testing.T) {
 	}
 }
 
-// A port that somebody takes in between costs another try.
-func TestAnotherPort(t *testing.T) {
-	tries := 0
-	taken, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer taken.Close()
-	p, err := onSomePort(func(int) (*process, error) {
-		if tries++; tries == 1 {
-			return nil, errors.New("taken")
+// A port that is held is for one server: nobody who asks for any port gets it, whether the server is there or not.
+func TestHeldPort(t *testing.T) {
+	p := PortFor(t)
+	others := map[int]bool{}
+	for range 3 {
+		mine, err := net.Listen("tcp", p.Address())
+		if err != nil {
+			t.Fatal(err)
 		}
-		return start(command(nil, "/", "/bin/cat", "/dev/zero"), answers(taken.Addr().String()))
-	})
-	if err != nil || tries != 2 {
-		t.Fatalf("%d tries, %v", tries, err)
+		if err := mine.Close(); err != nil {
+			t.Fatal(err)
+		}
+		for range 200 {
+			other, err := net.Listen("tcp", "127.0.0.1:0")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer other.Close()
+			others[other.Addr().(*net.TCPAddr).Port] = true
+		}
 	}
-	p.kill(9)
+	if others[p.Number] || len(others) != 600 {
+		t.Errorf("somebody else got the port %d: %d ports", p.Number, len(others))
+	}
 }
 
 // The programs from the module proxy can be built. It is run before all other tests, which have no time for that.

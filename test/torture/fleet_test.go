@@ -141,12 +141,11 @@ func assemble(t *testing.T, servers, workers int) *fleet {
 	for i := range servers {
 		p := &part{fleet: f, name: fmt.Sprint("server-", i), ready: "ready at ", args: []string{
 			"server", "--data", f.home(i), "--store", url, "--blobs", "s3://" + files.Endpoint + "/orrery?insecure=true", "--encryption-key", key,
-			"--rate", "0", "--listen", "127.0.0.1:0",
+			"--rate", "0", "--listen", testservice.PortFor(t).Address(), // where its workers look for it whenever it comes back
 		}}
 		if err := p.start(); err != nil {
 			t.Fatal(err)
 		}
-		p.args[len(p.args)-1] = strings.TrimPrefix(p.url, "http://") // where its workers look for it
 		f.servers = append(f.servers, p)
 	}
 	raw, err := os.ReadFile(f.adminToken())
@@ -193,7 +192,9 @@ func (f *fleet) recruit(n int) {
 func (f *fleet) submit(i int) (string, error) {
 	args := []string{"run", "--new", "--detach", "fleet.yaml", "-o", "json", "--as", "admin", "--data", filepath.Join(f.dir, "..", "author"),
 		"--token-file", f.adminToken(), "--server"}
-	for try := 0; ; try++ {
+	next := time.NewTicker(50 * time.Millisecond)
+	defer next.Stop()
+	for try, deadline := 0, time.Now().Add(patience); ; try++ {
 		c := f.command(f.t.Context(), append(args, f.servers[(i+try)%len(f.servers)].url)...)
 		c.Dir = filepath.Join(f.dir, "..")
 		var said bytes.Buffer
@@ -205,9 +206,10 @@ func (f *fleet) submit(i int) (string, error) {
 		if json.Unmarshal(out, &doc) == nil && doc.Run != "" {
 			return doc.Run, nil
 		}
-		if try == 40 {
+		if time.Now().After(deadline) {
 			return "", fmt.Errorf("no server takes run %d: %v %s", i, err, said.Bytes())
 		}
+		<-next.C // the next server may be down, too
 	}
 }
 
@@ -240,10 +242,12 @@ func (f *fleet) get(server int, path, accept, last string) (*http.Response, erro
 // follow reads the output of a run to its end, going on elsewhere with Last-Event-ID whenever a server is killed.
 func (f *fleet) follow(run string, first int) (ids []string, resumed int, err error) {
 	last := ""
-	for try := 0; try < 400; try++ {
+	next := time.NewTicker(50 * time.Millisecond)
+	defer next.Stop()
+	for try, deadline := 0, time.Now().Add(patience); time.Now().Before(deadline); try++ {
 		res, err := f.get(first+try, "/api/v1/runs/"+run+"/logs", "text/event-stream", last)
 		if err != nil {
-			time.Sleep(50 * time.Millisecond) // the next server may be down, too
+			<-next.C // the next server may be down, too
 			continue
 		}
 		ended, id := false, ""

@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"io"
 	"math/rand/v2"
 	"os"
@@ -122,22 +123,25 @@ func TestKill(t *testing.T) {
 	r := dice(t)
 	var kills, lost, late atomic.Int64
 	n := rounds(t, 25)
-	t.Run("rounds", func(t *testing.T) {
-		for round := range n {
-			r := rand.New(rand.NewPCG(r.Uint64(), 2))
-			t.Run(strconv.Itoa(round), func(t *testing.T) {
-				t.Parallel()
-				k, l, early := newFolder(t).survive(r, length)
-				kills.Add(int64(k))
-				lost.Add(int64(l))
-				if early {
-					late.Add(1)
-				}
-			})
-		}
-	})
+	// A run may take longer or shorter than the first one did, so that too few kills come in time: then there are more rounds.
+	for more := 0; more < 4 && !t.Failed() && (kills.Load() < int64(n) || lost.Load() < int64(n)/2); more++ {
+		t.Run("rounds", func(t *testing.T) {
+			for round := range n {
+				r := rand.New(rand.NewPCG(r.Uint64(), 2))
+				t.Run(strconv.Itoa(round), func(t *testing.T) {
+					t.Parallel()
+					k, l, early := newFolder(t).survive(r, length)
+					kills.Add(int64(k))
+					lost.Add(int64(l))
+					if early {
+						late.Add(1)
+					}
+				})
+			}
+		})
+	}
 	t.Logf("a run takes %s; %d kills took %d leases, %d runs were over before they were killed", length, kills.Load(), lost.Load(), late.Load())
-	if kills.Load() < int64(n) || lost.Load() < int64(n)/2 {
+	if !t.Failed() && (kills.Load() < int64(n) || lost.Load() < int64(n)/2) {
 		t.Errorf("void: %d kills took %d leases, too few to tell anything", kills.Load(), lost.Load())
 	}
 }
@@ -156,7 +160,7 @@ func (f *folder) survive(r *rand.Rand, length time.Duration) (kills, lost int, e
 		if bytes.Contains(last.stdout, []byte("5050")) {
 			told++ // it had given its result, so the next command begins anew
 		}
-		eventually(f.t, 5*time.Second, "the steps of a killed run are gone", func() bool { return len(survivors(f.mark)) == 0 })
+		eventually(f.t, "the steps of a killed run are gone", func() bool { return len(survivors(f.mark)) == 0 })
 	}
 	if !early {
 		last = f.must(0, append(f.pack("many"), "-o", "json")...)
@@ -210,7 +214,7 @@ func TestKillBeforeResult(t *testing.T) {
 	if err := c.Start(); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, time.Minute, "the run ends", func() bool {
+	eventually(t, "the run ends", func() bool {
 		if _, err := os.Stat(filepath.Join(f.dir, "orrery.db")); err != nil {
 			return false
 		}
@@ -242,12 +246,18 @@ func TestKillBeforeResult(t *testing.T) {
 // choke fills a pipe, so that the next write to it waits.
 func choke(t *testing.T, w *os.File) {
 	t.Helper()
-	if err := w.SetWriteDeadline(time.Now().Add(50 * time.Millisecond)); err != nil {
+	raw, err := w.SyscallConn()
+	if err != nil {
 		t.Fatal(err)
 	}
-	for {
-		if _, err := w.Write(make([]byte, 4096)); err != nil {
-			return
+	var full error
+	err = raw.Write(func(fd uintptr) bool {
+		for full == nil {
+			_, full = syscall.Write(int(fd), make([]byte, 4096))
 		}
+		return true
+	})
+	if err != nil || !errors.Is(full, syscall.EAGAIN) {
+		t.Fatal(err, full)
 	}
 }

@@ -1,6 +1,7 @@
 package torture
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"errors"
@@ -91,7 +92,8 @@ func TestDiskFullMeanwhile(t *testing.T) {
 	l := f.start(f.pack("talks")...)
 	f.working()
 	empty := f.fill()
-	eventually(t, time.Minute, "the step has said everything", func() bool { return len(f.payloads("od"))+len(f.payloads("sleep")) == 0 })
+	f.wakeUp()
+	eventually(t, "the step has said everything", func() bool { return len(f.payloads("od"))+len(f.payloads("sleep")) == 0 })
 	select {
 	case <-l.done:
 		t.Errorf("it ended on a full disk: %s", l.end())
@@ -143,28 +145,38 @@ func TestFewOpenFiles(t *testing.T) {
 	said, well := 0, 0
 	for _, limit := range []int{10, 22, 30, 48, 128} {
 		f := newFolder(t)
-		for _, step := range [][]string{{"-c", fmt.Sprintf(`ulimit -n %d; exec "$@"`, limit), "sh", binary}} {
-			ctx, stop := context.WithTimeout(t.Context(), 10*time.Second)
-			c := exec.CommandContext(ctx, "/bin/sh", append(step, f.pack("many")...)...)
-			c.Env = append(os.Environ(), "ORRERY_DATA="+f.dir, "ORRERY_IDENTITY=submitter")
-			var stderr bytes.Buffer
-			c.Stderr = &stderr
-			_ = c.Run() // how it ended is in the state
-			hung := ctx.Err() != nil
-			stop()
-			code := c.ProcessState.ExitCode()
-			switch {
-			case hung && strings.Contains(stderr.String(), "a step waits"):
-				said++
-			case hung:
-				t.Errorf("with %d open files it hangs: %s", limit, &stderr)
-			case code == 0:
-				well++
-			case strings.Contains(stderr.String(), "panic") || stderr.Len() == 0:
-				t.Errorf("with %d open files: exit %d, %s", limit, code, &stderr)
-			default:
-				said++
+		ctx, stop := context.WithTimeout(t.Context(), commandLimit)
+		c := exec.CommandContext(ctx, "/bin/sh", append([]string{"-c", fmt.Sprintf(`ulimit -n %d; exec "$@"`, limit), "sh", binary}, f.pack("many")...)...)
+		c.Env = append(os.Environ(), "ORRERY_DATA="+f.dir, "ORRERY_IDENTITY=submitter")
+		stderr, err := c.StderrPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := c.Start(); err != nil {
+			t.Fatal(err)
+		}
+		waits, told := false, strings.Builder{}
+		for lines := bufio.NewScanner(stderr); lines.Scan(); {
+			fmt.Fprintln(&told, lines.Text())
+			if strings.Contains(lines.Text(), "a step waits") { // until somebody gives it more, which nobody does
+				waits = true
+				_ = c.Process.Kill() // it may have ended
 			}
+		}
+		_ = c.Wait() // how it ended is in the state
+		hung := ctx.Err() != nil
+		stop()
+		switch code := c.ProcessState.ExitCode(); {
+		case hung:
+			t.Errorf("with %d open files it hangs: %s", limit, &told)
+		case waits:
+			said++
+		case code == 0:
+			well++
+		case strings.Contains(told.String(), "panic") || told.Len() == 0:
+			t.Errorf("with %d open files: exit %d, %s", limit, code, &told)
+		default:
+			said++
 		}
 		r := f.run(append(f.pack("many"), "-o", "json")...) // a run that failed is told once more, or a new one begins
 		if r.code != 0 {
@@ -213,7 +225,7 @@ func TestOffline(t *testing.T) {
 func TestNoSockets(t *testing.T) {
 	t.Parallel()
 	f := newFolder(t)
-	l := f.start(append(f.pack("slow"), "-i", "seconds=1")...)
+	l := f.start(f.pack("slow")...)
 	f.working()
 	looked := 0
 	for _, pid := range append(survivors(f.mark), l.cmd.Process.Pid) {
@@ -233,6 +245,7 @@ func TestNoSockets(t *testing.T) {
 			}
 		}
 	}
+	f.wakeUp()
 	if r := l.end(); r.code != 0 || looked < 10 {
 		t.Errorf("%d open files were looked at: %s", looked, r)
 	}

@@ -75,7 +75,7 @@ func TestB13_KilledWhileItDelivers(t *testing.T) {
 	if before.id == "" || after != before || !bytes.Contains([]byte(after.body), []byte(reply.RunID)) {
 		t.Errorf("before the kill %+v, after it %+v", before, after)
 	}
-	eventually(t, 10*time.Second, "the counter of deliveries", func() bool {
+	eventually(t, "the counter of deliveries", func() bool {
 		resp, err := http.Get("http://" + s.ports[0] + "/metrics")
 		if err != nil {
 			return false
@@ -131,7 +131,7 @@ func TestT10_PublishedThroughKills(t *testing.T) {
 	}
 	defer c.Close()
 	var reached map[string]int64
-	eventually(t, time.Minute, "all events at the broker", func() bool {
+	eventually(t, "all events at the broker", func() bool {
 		found, err := c.Do(context.Background(), c.B().Xrange().Key("orrery:events:local").Start("-").End("+").Build()).AsXRange()
 		if err != nil {
 			return false

@@ -8,7 +8,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 )
 
 // payloads returns the processes of the folder's steps whose program has a name.
@@ -192,7 +191,7 @@ func TestDeliveredAgain(t *testing.T) {
 	}
 	l := f.start(f.pack("slow")...) // any process that has the folder looks there
 	refused := filepath.Join(box, "refused")
-	eventually(t, time.Minute, "the inbox is empty", func() bool {
+	eventually(t, "the inbox is empty", func() bool {
 		left, err := filepath.Glob(filepath.Join(box, "*.dsse.json"))
 		return err == nil && len(left) == 0
 	})

@@ -46,13 +46,23 @@ func (l *live) end() result {
 // shows waits until a command prints a text.
 func (f *folder) shows(text string, args ...string) {
 	f.t.Helper()
-	eventually(f.t, time.Minute, text, func() bool { return bytes.Contains(f.run(args...).stdout, []byte(text)) })
+	eventually(f.t, text, func() bool { return bytes.Contains(f.run(args...).stdout, []byte(text)) })
 }
 
 // working waits until the step "long" of the pack "slow" is at it.
 func (f *folder) working() {
 	f.t.Helper()
-	eventually(f.t, time.Minute, "the long step works", func() bool { return len(f.payloads("sleep")) == 1 })
+	eventually(f.t, "the long step works", func() bool { return len(f.payloads("sleep")) == 1 })
+}
+
+// wakeUp ends the sleep of the long step before its time.
+func (f *folder) wakeUp() {
+	f.t.Helper()
+	for _, pid := range f.payloads("sleep") {
+		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+			f.t.Fatal(err)
+		}
+	}
 }
 
 // Ctrl-C cancels a run: the step under way is stopped, what comes at the end is done, the exit code says so, and the evidence is valid and says
@@ -90,7 +100,7 @@ func TestSecondSignal(t *testing.T) {
 	}
 	f.shows(`CANCELLED`, "why", f.only().Name, "-o", "json")
 	// Two signals of one keystroke count once, so somebody impatient is heard.
-	eventually(t, 5*time.Second, "another signal ends it", func() bool {
+	eventually(t, "another signal ends it", func() bool {
 		_ = l.cmd.Process.Signal(syscall.SIGINT) // it may have ended
 		select {
 		case <-l.done:
@@ -102,7 +112,7 @@ func TestSecondSignal(t *testing.T) {
 	if r := l.end(); r.code != 130 {
 		t.Errorf("%s", r)
 	}
-	eventually(t, 5*time.Second, "its steps are gone", func() bool { return len(survivors(f.mark)) == 0 })
+	eventually(t, "its steps are gone", func() bool { return len(survivors(f.mark)) == 0 })
 	f.must(3, "run", "testdata/stubborn", "-i", "mark="+f.mark, "-o", "json")
 	h := f.proven(f.only().Run)
 	if h.ended != "cancelled" || h.succeeded["tidy"] != 1 {
@@ -115,7 +125,7 @@ func TestSecondSignal(t *testing.T) {
 func TestStopped(t *testing.T) {
 	t.Parallel()
 	f := newFolder(t)
-	l := f.start(append(f.pack("slow"), "-i", "seconds=3", "-o", "json")...)
+	l := f.start(append(f.pack("slow"), "-i", "seconds=20", "-o", "json")...)
 	f.working()
 	if err := l.cmd.Process.Signal(syscall.SIGSTOP); err != nil {
 		t.Fatal(err)

@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -15,7 +14,6 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/coder/websocket"
 
@@ -39,12 +37,7 @@ func newSite(t *testing.T, servers int, args ...string) *site {
 	t.Helper()
 	s := &site{folder: newFolder(t), args: args, live: make([]*exec.Cmd, servers)}
 	for range servers {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		s.ports = append(s.ports, l.Addr().String())
-		l.Close()
+		s.ports = append(s.ports, testservice.PortFor(t).Address())
 	}
 	t.Cleanup(func() {
 		for i := range s.live {
@@ -265,7 +258,7 @@ func (s *site) survive() {
 	}
 	for n := range rounds(t, 5) {
 		more := followers[n%2].count() + 30 + dice.IntN(120)
-		eventually(t, time.Minute, fmt.Sprintf("frame %d of follower %d", more, n%2), func() bool { return followers[n%2].count() >= more })
+		eventually(t, fmt.Sprintf("frame %d of follower %d", more, n%2), func() bool { return followers[n%2].count() >= more })
 		i := dice.IntN(len(s.ports))
 		s.kill(i)
 		s.up(i)
@@ -289,7 +282,7 @@ func (s *site) survive() {
 		}
 		total += events
 		for i, a := range followers {
-			eventually(t, 30*time.Second, fmt.Sprintf("all %d events of %s for follower %d", events, id, i), func() bool {
+			eventually(t, fmt.Sprintf("all %d events of %s for follower %d", events, id, i), func() bool {
 				a.mu.Lock()
 				defer a.mu.Unlock()
 				return a.bad != "" || a.next[id.(string)] >= int64(events)
