@@ -47,8 +47,11 @@ type serverHome struct {
 // key returns the key to sign with here: one that the server trusts, nil when the server is to sign for the account.
 func (h *serverHome) key(ctx context.Context, u keyring.Usage) (keyring.Signer, error) {
 	key, err := h.keys.Load(h.person, u, app.Now())
-	if fault.CodeOf(err) == fault.NotFound && !h.mine {
-		return nil, nil
+	if fault.CodeOf(err) == fault.NotFound {
+		if !h.mine {
+			return nil, nil
+		}
+		return nil, fault.New(fault.NotFound, "%w", err).WithHint("orrery keys generate %s, then orrery login --register-key %[1]s", h.person)
 	}
 	if err != nil {
 		return nil, err

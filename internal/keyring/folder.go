@@ -106,7 +106,7 @@ func (f *Folder) Load(name string, u Usage, now work.Time) (*Private, error) {
 		}
 		return ParsePrivate(text, k)
 	}
-	return nil, fault.New(fault.NotFound, "there is no valid private key of %s to %s with", name, u)
+	return nil, fault.New(fault.NotFound, "there is no valid private key of %s to %s with", name, u).WithHint("orrery keys generate %s", name)
 }
 
 // Held returns the keys whose private part is in the folder, in the order of the trust document.
