@@ -8,6 +8,7 @@ import (
 
 	"orrery.example/orrery/internal/ledger"
 	"orrery.example/orrery/internal/store"
+	"orrery.example/orrery/internal/store/kernel"
 	"orrery.example/orrery/internal/work"
 )
 
@@ -18,6 +19,12 @@ type books struct {
 	tokens   map[tokenKey]work.RunID
 	acked    map[runKey]bool // submissions that a client was told of
 	keys     map[tokenKey]int
+
+	flows   map[work.Tenant]store.Flow
+	live    map[work.Tenant]int // runs that have not ended
+	ready   map[kernel.StepRef]bool
+	running map[work.Tenant]int // steps under a lease
+	lanes   map[lane]int        // the same by queue, with its name in rows
 }
 
 type runKey struct {
@@ -45,6 +52,7 @@ type account struct {
 	begun     map[work.StepID]bool
 	holders   map[work.StepID]holder
 	marks     map[work.StepID]marks
+	queued    map[work.StepID]work.Time // since when a step stands in its queue
 	letters   map[work.StepID]bool
 	cancelled bool
 	paused    bool
@@ -69,18 +77,21 @@ type marks struct {
 func newBooks() *books {
 	return &books{
 		runs: map[runKey]*account{}, sessions: map[string]store.Session{}, tokens: map[tokenKey]work.RunID{}, acked: map[runKey]bool{},
-		keys: map[tokenKey]int{},
+		keys: map[tokenKey]int{}, flows: map[work.Tenant]store.Flow{}, live: map[work.Tenant]int{}, ready: map[kernel.StepRef]bool{},
+		running: map[work.Tenant]int{}, lanes: map[lane]int{},
 	}
 }
 
 func (b *books) clone() *books {
 	c := &books{
 		runs: map[runKey]*account{}, sessions: maps.Clone(b.sessions), tokens: maps.Clone(b.tokens), acked: maps.Clone(b.acked),
-		keys: maps.Clone(b.keys),
+		keys: maps.Clone(b.keys), flows: maps.Clone(b.flows), live: maps.Clone(b.live), ready: maps.Clone(b.ready),
+		running: maps.Clone(b.running), lanes: maps.Clone(b.lanes),
 	}
 	for key, a := range b.runs {
 		d := *a
 		d.steps, d.ended, d.begun, d.holders = maps.Clone(a.steps), maps.Clone(a.ended), maps.Clone(a.begun), maps.Clone(a.holders)
+		d.queued = maps.Clone(a.queued)
 		d.events, d.lines, d.letters = slices.Clip(a.events), maps.Clone(a.lines), maps.Clone(a.letters)
 		d.chain = *ledger.Resume(key.tenant, key.run, a.chain.Len(), a.chain.Head())
 		d.marks = map[work.StepID]marks{}
@@ -103,6 +114,7 @@ func (b *books) account(tenant work.Tenant, id work.RunID) *account {
 		a = &account{
 			steps: map[work.StepID]work.Step{}, lines: map[int64]string{}, ended: map[work.StepID]work.EndedData{},
 			begun: map[work.StepID]bool{}, holders: map[work.StepID]holder{}, marks: map[work.StepID]marks{}, letters: map[work.StepID]bool{},
+			queued: map[work.StepID]work.Time{},
 		}
 		b.runs[key] = a
 	}

@@ -14,13 +14,28 @@ type checker struct {
 	w           *world
 	books       *books
 	incarnation int64
+
+	asked      map[work.Tenant][]settings   // every change of a flow that was ever asked for
+	delays     map[tokenKey]work.Time       // when runs are to start, by their tokens
+	claimedNow []lane                       // by the commit that is looked at, with the names of queues for people
+	waits      map[turn]map[work.Tenant]int // for how many steps of each other a tenant has waited that could have been served
 }
 
-func newChecker(w *world) *checker { return &checker{w: w, books: newBooks(), incarnation: 1} }
+func newChecker(w *world) *checker {
+	return &checker{
+		w: w, books: newBooks(), incarnation: 1,
+		asked: map[work.Tenant][]settings{}, delays: map[tokenKey]work.Time{}, waits: map[turn]map[work.Tenant]int{},
+	}
+}
 
 // committed takes what one transaction wrote.
 func (c *checker) committed(r *recorder) {
 	touched := map[runKey]bool{}
+	for _, write := range r.writes {
+		if events, ok := write.([]work.Event); ok && events[0].Type == work.RunSubmitted {
+			c.submitting(events[0].Tenant)
+		}
+	}
 	for _, write := range r.writes {
 		switch x := write.(type) {
 		case []work.Event:
@@ -36,6 +51,8 @@ func (c *checker) committed(r *recorder) {
 			c.step(x)
 		case newLines:
 			c.lines(&x)
+		case store.Record:
+			c.flowed(&x)
 		case store.DeadLetter:
 			c.books.account(x.Tenant, x.Run).letters[x.Step] = true
 		}
@@ -52,6 +69,7 @@ func (c *checker) committed(r *recorder) {
 		c.audit(key)
 	}
 	c.quotas()
+	c.limits()
 }
 
 // run checks the row of a run: an end is final (I1), numbers only rise, and a run token stands for one run (I13).
@@ -65,6 +83,7 @@ func (c *checker) run(row *work.Run) {
 			c.w.violate("I6: the numbers of run %s fall: event %d after %d, line %d after %d", row.ID, row.Seq, old.Seq, row.LogSeq, old.LogSeq)
 		}
 	}
+	c.books.live[row.Tenant] += one(row.Ended == 0) - one(a.row.ID != "" && a.row.Ended == 0)
 	a.row = *row
 	if row.RunToken == "" {
 		return
@@ -90,11 +109,11 @@ func (c *checker) step(row *work.Step) {
 		if row.State == work.Waiting {
 			a.waiting += n
 		}
-		if row.Lease != nil && row.Lease.Concurrency != "" {
-			c.books.keys[tokenKey{row.Tenant, row.Lease.Concurrency}] += n
-		}
+		c.books.line(row, n)
 	}
-	count(&old, -1)
+	if had {
+		count(&old, -1)
+	}
 	count(row, 1)
 	a.steps[row.ID] = *row
 	if row.State == work.Queued && row.Reason.Code == work.WaitsForConcurrency {
@@ -102,13 +121,17 @@ func (c *checker) step(row *work.Step) {
 	}
 }
 
+// keyNames are the concurrency keys of steps, keyMax how many may have one at once.
+func keyNames() []string { return []string{"db", "gpu"} }
+
+func keyMax(key string) int { return 1 + len(key)%2 }
+
 // quotas checks that no concurrency key has more holders than it may (I7).
 func (c *checker) quotas() {
-	for _, key := range []string{"db", "gpu0"} {
+	for _, key := range keyNames() {
 		for i := range c.w.o.Tenants {
-			most := 1 + len(key)%2
-			if n := c.books.keys[tokenKey{tenantName(i), key}]; n > most {
-				c.w.violate("I7: %d leases of %s hold the key %s of %d", n, tenantName(i), key, most)
+			if n := c.books.keys[tokenKey{tenantName(i), key}]; n > keyMax(key) {
+				c.w.violate("I7: %d leases of %s hold the key %s of %d", n, tenantName(i), key, keyMax(key))
 			}
 		}
 	}

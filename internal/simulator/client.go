@@ -44,7 +44,7 @@ func (c *client) live() {
 		case c.w.healing:
 			c.release()
 		case n < 6 || len(c.runs) == 0:
-			c.submit(c.w.plan(), work.Run{})
+			c.submit(c.w.plan(), c.later())
 		case n < 12:
 			c.decide(c.any())
 		case n < 14:
@@ -72,8 +72,9 @@ func (c *client) any() work.RunID {
 func (w *world) plan() *planned {
 	p := randomplan.New(w.rng.IntN, randomplan.Shape{
 		Steps: 8, Depth: 2, Gates: true, Policies: true, Finally: true, Conditions: true, Retries: true, Limits: true, TimeLimit: true,
-		Concurrency: []string{"db", "gpu0"}, RunKeys: []string{"prod", "test"},
+		Concurrency: keyNames(), RunKeys: []string{"prod", "test"}, Queues: queueNames(), Labels: true,
 	})
+	p.Pack.Name = packNames()[w.rng.IntN(2)]
 	hash, raw, err := canonical.DigestOf(p)
 	if err != nil {
 		w.violate("a plan has no canonical form: %v", err)
@@ -88,13 +89,18 @@ func (w *world) plan() *planned {
 func (c *client) submit(p *planned, identity work.Run) {
 	c.count++
 	token := fmt.Sprintf("token-%d-%d", c.index, c.count)
+	c.w.checker.delays[tokenKey{c.tenant, token}] = identity.NotBefore
 	tries := 0
 	var send func()
 	send = func() {
 		tries++
 		sub := c.submission(p, identity, token, tries)
 		c.w.call(always, func(s store.Store) any {
-			return s.Submit(context.Background(), []store.Submission{sub})[0]
+			answer := s.Submit(context.Background(), []store.Submission{sub})[0]
+			if fault.CodeOf(answer.Err) == fault.Exhausted {
+				c.w.checker.refused(c.tenant)
+			}
+			return answer
 		}, func(reply any) {
 			answer, ok := reply.(store.Submitted)
 			if !ok || fault.CodeOf(answer.Err) == fault.Internal {
@@ -102,6 +108,9 @@ func (c *client) submit(p *planned, identity work.Run) {
 					send()
 				}
 				return
+			}
+			if fault.CodeOf(answer.Err) == fault.Exhausted {
+				return // it comes again with something else
 			}
 			if answer.Err != nil {
 				c.w.violate("client %d: submit: %v", c.index, answer.Err)
@@ -111,6 +120,14 @@ func (c *client) submit(p *planned, identity work.Run) {
 		})
 	}
 	send()
+}
+
+// later is what a submission has of its own beside its plan: now and then a time before which it must not start.
+func (c *client) later() work.Run {
+	if c.w.rng.IntN(6) > 0 {
+		return work.Run{}
+	}
+	return work.Run{NotBefore: c.w.storeClock().Add(c.w.between(time.Second, time.Minute))}
 }
 
 func (c *client) submission(p *planned, identity work.Run, token string, tries int) store.Submission {

@@ -147,7 +147,7 @@ func (p port) Close() error { return nil }
 // recorder notes what a transaction writes.
 type recorder struct {
 	kernel.Tx
-	writes []any // in order: *work.Run, *work.Step, store.Session, endedSession, []work.Event, newLines, store.DeadLetter
+	writes []any // in order: *work.Run, *work.Step, store.Session, endedSession, []work.Event, newLines, store.DeadLetter, store.Record
 }
 
 type endedSession string
@@ -174,6 +174,14 @@ func (r *recorder) PutStep(step *work.Step) error {
 	}
 	r.writes = append(r.writes, &c)
 	return r.Tx.PutStep(step)
+}
+
+// PutRecord implements kernel.RecordWriter.
+func (r *recorder) PutRecord(row store.Record) error {
+	if row.Kind == store.FlowKind {
+		r.writes = append(r.writes, row)
+	}
+	return r.Tx.PutRecord(row)
 }
 
 // PutSession implements kernel.RowWriter.

@@ -16,11 +16,17 @@ const mutantSeeds = 50
 // TestMutants breaks the system in one way at a time. The checker must notice every one of them: a checker that does not
 // would not notice the same mistake in the code either.
 func TestMutants(t *testing.T) {
-	for _, make := range bugs() {
+	t.Run("engine", func(t *testing.T) { hunt(t, bugs(), func(o *simulator.Options) { o.Operators, o.Shared = false, 0 }) })
+	t.Run("flow", func(t *testing.T) { hunt(t, flowBugs(), func(o *simulator.Options) { o.Operators = true }) })
+}
+
+func hunt(t *testing.T, bugs []func() *simulator.Bug, where func(*simulator.Options)) {
+	for _, make := range bugs {
 		name := make().Name
 		t.Run(name, func(t *testing.T) {
 			for seed := uint64(1); seed <= mutantSeeds; seed++ {
 				o := simulator.Expand(seed)
+				where(&o)
 				o.Bug = make()
 				if o.Exclusive { // most of these bugs are about rows that somebody else changes
 					o.Exclusive, o.Servers = false, 2

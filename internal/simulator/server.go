@@ -98,6 +98,7 @@ func (w *world) call(alive func() bool, do func(store.Store) any, done func(repl
 		if s.down {
 			return
 		}
+		w.serving = s
 		reply := do(s.store)
 		if s.down { // it died while it worked on the request
 			w.cover["unknown outcomes"]++

@@ -13,7 +13,7 @@ func Shrink(o Options) Report {
 	cuts := []func(*Options){
 		func(o *Options) { o.Restore = 0 }, func(o *Options) { o.ClockJump = 0 }, func(o *Options) { o.WorkerPause = 0 },
 		func(o *Options) { o.WorkerCrash = 0 }, func(o *Options) { o.ServerCrash = 0 }, func(o *Options) { o.CommitFault = 0 },
-		func(o *Options) { o.Late = 0 }, func(o *Options) { o.Duplicate = 0 }, func(o *Options) { o.Lose = 0 },
+		func(o *Options) { o.Operators = false }, func(o *Options) { o.Shared = 0 }, func(o *Options) { o.Late = 0 }, func(o *Options) { o.Duplicate = 0 }, func(o *Options) { o.Lose = 0 },
 		func(o *Options) { o.Servers = 1 }, func(o *Options) { o.Workers = 2 }, func(o *Options) { o.Chaos /= 2 },
 		func(o *Options) { o.Chaos /= 2 }, func(o *Options) { o.Exclusive = false },
 	}

@@ -26,8 +26,11 @@ type Options struct {
 	Servers int
 	Workers int
 	Tenants int
+	Shared  int           // workers that serve every tenant, beside the others
 	Chaos   time.Duration // how long clients submit and faults happen
 	Heal    time.Duration // how long what was acknowledged may take to end after that
+
+	Operators bool // somebody pauses, limits and lets go on
 
 	Exclusive bool // one server that has the store to itself and keeps rows in memory
 
@@ -77,6 +80,8 @@ func Expand(seed uint64) Options {
 		ClockJump:   sometimes(3, between(20*time.Second, 2*time.Minute)),
 	}
 	o.Exclusive = o.Servers == 1 && r.IntN(2) == 0
+	o.Shared = r.IntN(3)
+	o.Operators = r.IntN(3) > 0
 	return o
 }
 
@@ -117,6 +122,7 @@ type world struct {
 	servers    []*server
 	workers    []*worker
 	clients    []*client
+	serving    *server // who answers the request that is looked at
 	plans      map[work.Digest]*planned
 	checker    *checker
 	violations []string
@@ -136,11 +142,17 @@ func newWorld(o Options) *world {
 	for i := range o.Servers {
 		w.servers = append(w.servers, newServer(w, i))
 	}
-	for i := range o.Workers {
+	for i := range o.Workers + o.Shared {
 		w.workers = append(w.workers, newWorker(w, i))
 	}
 	for i := range 2 * o.Tenants {
 		w.clients = append(w.clients, newClient(w, i))
+	}
+	if o.Operators {
+		for i := range o.Tenants {
+			newOperator(w, tenantName(i))
+		}
+		newOperator(w, store.Installation)
 	}
 	w.faults()
 	return w

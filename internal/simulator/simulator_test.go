@@ -37,7 +37,14 @@ var provoked = map[string]int{
 	"runs that waited for their key": 20, "server crashes": 50, "sessions declared dead": 20, "stale acks refused": 1,
 	"stale lines refused": 5, "stale reports refused": 20, "steps that kill their worker": 10, "steps that met a full concurrency key": 20,
 	"submissions sent again": 20, "submissions that existed": 10, "tokens refused for another plan": 5, "unknown outcomes": 20,
-	"worker crashes with leases": 20,
+	"worker crashes with leases":    20,
+	"acknowledged cordon of worker": 50, "acknowledged drain of worker": 50, "acknowledged limit of queue": 50, "acknowledged limit of tenant": 50,
+	"acknowledged pause of pack": 20, "acknowledged pause of queue": 50, "acknowledged pause of tenant": 20, "acknowledged quota of tenant": 50,
+	"acknowledged resume of pack": 20, "acknowledged resume of queue": 50, "acknowledged resume of tenant": 20,
+	"acknowledged weight of tenant": 50, "delayed runs that started": 100, "ready steps held back: key full": 500,
+	"ready steps held back: label missing": 200, "ready steps held back: pack paused": 500, "ready steps held back: queue full": 500,
+	"ready steps held back: queue paused": 500, "ready steps held back: tenant full": 500, "ready steps held back: tenant paused": 500,
+	"ready steps held back: worker paused": 500, "submissions beyond a quota": 50, "tenants that waited for another": 50, "workers that drain": 50,
 }
 
 // TestSeeds plays seeds with every fault and nothing broken: no invariant may be violated.

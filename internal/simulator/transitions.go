@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"time"
 
+	"orrery.example/orrery/internal/store"
 	"orrery.example/orrery/internal/work"
 )
 
@@ -36,6 +37,8 @@ func (c *checker) event(e *work.Event) {
 		a.paused = false
 	case work.RunEnded:
 		a.overs++
+	case work.RunStarted:
+		c.startsInTime(a, e)
 	case work.StepQueued, work.StepStarted, work.StepWaiting, work.PolicyDecided, work.StepCarried:
 		c.begin(a, e)
 	case work.StepClaimed:
@@ -84,6 +87,9 @@ func (c *checker) planOf(a *account) work.Digest {
 
 // begin checks that what a step needs has ended in a way that lets it start (I12).
 func (c *checker) begin(a *account, e *work.Event) {
+	if e.Type == work.StepQueued {
+		a.queued[e.Step] = e.Time
+	}
 	if a.begun[e.Step] {
 		if e.Type != work.StepQueued {
 			c.w.violate("I12: step %s of run %s starts a second time", e.Step, e.Run)
@@ -123,7 +129,7 @@ func (c *checker) claimed(a *account, e *work.Event) {
 	var d work.ClaimedData
 	c.read(e, &d)
 	session, ok := c.books.sessions[d.Session]
-	if !ok || session.Tenant != e.Tenant {
+	if !ok || session.Tenant != e.Tenant && session.Tenant != store.Installation {
 		c.w.violate("I5: step %s of run %s of %s goes to session %s of %q", e.Step, e.Run, e.Tenant, d.Session, session.Tenant)
 	}
 	if h, held := a.holders[e.Step]; held {
@@ -144,6 +150,7 @@ func (c *checker) claimed(a *account, e *work.Event) {
 	if a.paused {
 		c.w.violate("I14: step %s of run %s is claimed while the run is paused", e.Step, e.Run)
 	}
+	c.admitted(a, e, &session)
 }
 
 // fenced checks that what a worker says was accepted under the token of the lease that is held now (I2).

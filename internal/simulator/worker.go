@@ -37,6 +37,7 @@ type worker struct {
 	lost     bool      // the reply to a request for work never came: there may be leases it does not know of
 	synced   work.Time // when it last told the store what it holds
 	asking   bool
+	leaving  bool // it was told to take nothing more
 }
 
 // attempt is one step that the worker executes.
@@ -49,6 +50,9 @@ type attempt struct {
 
 func newWorker(w *world, index int) *worker {
 	wk := &worker{w: w, index: index, tenant: tenantName(index % w.o.Tenants)}
+	if index >= w.o.Workers {
+		wk.tenant = store.Installation
+	}
 	wk.start()
 	return wk
 }
@@ -119,8 +123,17 @@ func (wk *worker) freeze() {
 	wk.w.tell("worker %d freezes for %v with %d attempts", wk.index, d, len(wk.attempts))
 }
 
+// asker is the worker as the checker sees it. Every third one lacks the label that some steps ask for.
+func (wk *worker) asker() *asker {
+	by := &asker{name: fmt.Sprintf("worker%d", wk.index), shared: wk.tenant == store.Installation}
+	if wk.index%3 != 2 {
+		by.labels = map[string]string{"disk": "ssd"}
+	}
+	return by
+}
+
 func (wk *worker) open() {
-	session := store.Session{ID: wk.session, Worker: fmt.Sprintf("worker%d", wk.index), Tenant: wk.tenant}
+	session := store.Session{ID: wk.session, Worker: wk.asker().name, Tenant: wk.tenant}
 	wk.call(func(s store.Store) any {
 		session.Expires = wk.w.storeClock().Add(sessionLength)
 		return fault.CodeOf(s.OpenSession(context.Background(), session)) == ""
@@ -155,6 +168,10 @@ func (wk *worker) beat() {
 }
 
 func (wk *worker) obey(h heard) {
+	if h.err == nil {
+		wk.leaving = h.orders.Drain
+		wk.w.cover["workers that drain"] += one(wk.leaving)
+	}
 	if fault.CodeOf(h.err) == fault.NotFound {
 		wk.w.cover["sessions declared dead"]++
 		if wk.w.rng.IntN(2) == 0 { // half of the workers go on as if nothing had happened: the fence must hold by itself
@@ -198,15 +215,22 @@ func (wk *worker) exchange() {
 		Session: wk.session, Tenant: wk.tenant, Reports: slices.Clone(wk.reports), Runners: []string{"noop"},
 		Max: max(0, slots-len(wk.attempts)),
 	}
+	by := wk.asker()
+	if req.Labels = by.labels; wk.leaving {
+		req.Max = 0
+	}
 	if wk.lost || wk.w.now.Sub(wk.synced) > resyncEvery {
 		req.Resync = true
 		for _, a := range slices.Clone(wk.attempts) {
-			req.Holding = append(req.Holding, store.AckCommand{Tenant: wk.tenant, Run: a.grant.Run, Step: a.grant.Step, Token: a.grant.Token})
+			req.Holding = append(req.Holding, store.AckCommand{Tenant: a.grant.Tenant, Run: a.grant.Run, Step: a.grant.Step, Token: a.grant.Token})
 		}
 	}
 	wk.asking = true
 	wk.call(func(s store.Store) any {
 		reply, err := s.Exchange(context.Background(), req)
+		if err == nil {
+			wk.w.checker.exchanged(wk.w.serving, by, &req, reply.Grants)
+		}
 		return exchanged{reply, err}
 	}, func(reply any) {
 		wk.asking = false
@@ -285,7 +309,7 @@ func (wk *worker) begin(g *store.Grant) {
 func (wk *worker) ack(a *attempt) {
 	wk.call(func(s store.Store) any {
 		return fault.CodeOf(s.Ack(context.Background(), []store.AckCommand{{
-			Session: a.grant.Session, Tenant: wk.tenant, Run: a.grant.Run, Step: a.grant.Step, Token: a.grant.Token,
+			Session: a.grant.Session, Tenant: a.grant.Tenant, Run: a.grant.Run, Step: a.grant.Step, Token: a.grant.Token,
 		}})[0])
 	}, func(reply any) {
 		if reply == fault.Stale {
@@ -312,7 +336,7 @@ func (wk *worker) say(a *attempt, batches int) {
 	send = func() {
 		wk.call(func(s store.Store) any {
 			err := s.AppendLines(context.Background(), []store.LinesCommand{{
-				Session: a.grant.Session, Tenant: wk.tenant, Run: a.grant.Run, Step: a.grant.Step, Token: a.grant.Token, From: from, Lines: lines,
+				Session: a.grant.Session, Tenant: a.grant.Tenant, Run: a.grant.Run, Step: a.grant.Step, Token: a.grant.Token, From: from, Lines: lines,
 			}})[0]
 			if err == nil { // from here on they must be kept, whether the reply arrives or not
 				wk.w.checker.books.linesAcked(&a.grant, int(from)+n-1)
@@ -354,5 +378,5 @@ func (wk *worker) end(a *attempt) {
 	}
 	wk.forget(a)
 	a.report.EndedAt = wk.w.now
-	wk.reports = append(wk.reports, store.ReportCommand{Run: a.grant.Run, Step: a.grant.Step, Report: a.report})
+	wk.reports = append(wk.reports, store.ReportCommand{Tenant: a.grant.Tenant, Run: a.grant.Run, Step: a.grant.Step, Report: a.report})
 }

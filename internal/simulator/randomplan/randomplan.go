@@ -25,6 +25,8 @@ type Shape struct {
 	TimeLimit   bool     // some runs have one
 	Concurrency []string // keys that run steps may have, with Max of 1 or 2
 	RunKeys     []string // keys that runs may have
+	Queues      []string // queues that run steps may name
+	Labels      bool     // some run steps ask for the label disk=ssd
 }
 
 // Pick returns a number from 0 to n-1. It is where all chance comes from.
@@ -188,6 +190,12 @@ func (g *generator) run() *work.RunSpec {
 	if n := len(g.shape.Concurrency); n > 0 && g.chance(3) {
 		r.Concurrency = &work.Concurrency{Key: g.shape.Concurrency[g.pick(n)]}
 		r.Concurrency.Max = 1 + len(r.Concurrency.Key)%2
+	}
+	if n := len(g.shape.Queues); n > 0 && g.chance(2) {
+		r.Queue = g.shape.Queues[g.pick(n)]
+	}
+	if g.shape.Labels && g.chance(6) {
+		r.Labels = map[string]string{"disk": "ssd"}
 	}
 	return r
 }

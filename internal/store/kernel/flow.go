@@ -279,13 +279,14 @@ func (s *Store) Holders(ctx context.Context, tenant work.Tenant, key string) ([]
 type shares struct {
 	mu    sync.Mutex
 	of    map[work.Tenant]*share
-	floor int64 // the turn of whoever was served last
+	floor int64 // the highest turn at which anybody was served
+	count int64 // leases that were granted
 }
 
 // share is the place of a tenant: its turn rises with every lease by the inverse of its weight, and the lowest is served first.
-type share struct{ turn int64 }
+type share struct{ turn, last int64 }
 
-const wholeTurn = 1 << 20
+const wholeTurn = 1 << 30
 
 func (s *shares) enter(tenant work.Tenant) *share {
 	sh := s.of[tenant]
@@ -296,8 +297,19 @@ func (s *shares) enter(tenant work.Tenant) *share {
 		}
 		s.of[tenant] = sh
 	}
-	sh.turn = max(sh.turn, s.floor) // who asked for nothing has not saved anything
+	s.raise(sh)
 	return sh
+}
+
+// raise lets nobody stand behind a turn at which another was served: who asked for nothing, or had more running and was passed over, has not
+// saved anything for later. So no two turns are further apart than one lease.
+func (s *shares) raise(sh *share) { sh.turn = max(sh.turn, s.floor) }
+
+func (s *shares) served(sh *share, weight int64) {
+	s.floor = max(s.floor, sh.turn)
+	sh.turn += (wholeTurn + weight - 1) / weight
+	s.count++
+	sh.last = s.count
 }
 
 // weight is how many parts of the workers a tenant has.
@@ -342,8 +354,10 @@ func (u *unit) claimShared(req *store.ExchangeRequest, worker string) (grants []
 			waiting = slices.Delete(waiting, at, at+1)
 			continue
 		}
-		u.s.shares.floor = t.share.turn
-		t.share.turn += wholeTurn / t.f.weight()
+		u.s.shares.served(t.share, t.f.weight())
+		for _, other := range waiting {
+			u.s.shares.raise(other.share)
+		}
 		grants = append(grants, *g)
 	}
 	return grants, nil, nil
@@ -353,7 +367,7 @@ func (u *unit) claimShared(req *store.ExchangeRequest, worker string) (grants []
 func (t *taker) before(o *taker) bool {
 	return cmp.Or(
 		cmp.Compare(int64(t.f.total)*o.f.weight(), int64(o.f.total)*t.f.weight()),
-		cmp.Compare(t.share.turn, o.share.turn), cmp.Compare(t.tenant, o.tenant)) < 0
+		cmp.Compare(t.share.turn, o.share.turn), cmp.Compare(t.share.last, o.share.last), cmp.Compare(t.tenant, o.tenant)) < 0
 }
 
 // takers returns one taker for every tenant that has work and is not held back, by name, with their leases counted.

@@ -87,11 +87,11 @@ func (u *unit) submit(c *store.Submission, g *engine.Graph) store.Submitted {
 			return store.Submitted{Err: fault.New(fault.Conflict, "there is a run %s already", run.Name)}
 		}
 	}
-	if err := u.admits(run.Tenant); err != nil {
+	busy, err := u.keyTaken(&run, g) // before the quota: who claims has the locks of both in this order, too
+	if err != nil {
 		return store.Submitted{Err: err}
 	}
-	busy, err := u.keyTaken(&run, g)
-	if err != nil {
+	if err := u.admits(run.Tenant); err != nil {
 		return store.Submitted{Err: err}
 	}
 	if u.s.graphs.get(run.Tenant, run.PlanHash) == nil { // else it is stored already

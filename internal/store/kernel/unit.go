@@ -92,6 +92,11 @@ func (u *unit) runAll(batch []*request) error {
 		}
 		u.wants += r.wants
 	}
+	if u.wants > 0 { // what a key that was given back lets start is there for who asks now
+		if err := u.finish(); err != nil {
+			return err
+		}
+	}
 	for _, r := range batch {
 		if r.claim == nil {
 			continue
