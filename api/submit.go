@@ -11,7 +11,7 @@ type PackSource struct {
 // PlanRequest asks what would run.
 type PlanRequest struct {
 	PackSource
-	Inputs map[string]json.RawMessage `json:"inputs,omitempty"` // a secret is a reference: "env:NAME" or "file:/path" on the worker
+	Inputs map[string]json.RawMessage `json:"inputs,omitempty"` // a secret is a reference that the worker resolves: "env:NAME", "file:/path", "age:/path" or "vault:path#field"
 }
 
 // PlanReply is a plan. The SHA-256 of Plan, as it stands here, is the plan hash.

@@ -80,7 +80,7 @@ func (f *Folder) worker(ctx context.Context, tenant work.Tenant, spaces string, 
 	}
 	secret := f.Secret
 	if secret == nil {
-		secret = resolveSecret
+		secret = f.secrets.resolve
 	}
 	name := host + "/local"
 	return worker.New(worker.Config{

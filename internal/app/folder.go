@@ -55,6 +55,7 @@ type Folder struct {
 
 	encrypter *keyring.Encrypter // of a server
 	policies  *policy.Service
+	secrets   *secrets
 	close     func() error
 }
 
@@ -72,7 +73,7 @@ func Open(ctx context.Context, o Options) (*Folder, error) {
 	} else if err := os.MkdirAll(o.Dir, 0o700); err != nil {
 		return nil, fault.Wrap(fault.Internal, err, "data folder %s", o.Dir)
 	}
-	f := &Folder{Options: o, Keys: keyring.Open(o.Dir)}
+	f := &Folder{Options: o, Keys: keyring.Open(o.Dir), secrets: &secrets{}}
 	if err := f.open(ctx); err != nil {
 		return nil, err
 	}
@@ -126,7 +127,7 @@ func (f *Folder) ready(ctx context.Context) error {
 	if f.Attest, err = f.attestor(f.Keys); err != nil {
 		return err
 	}
-	secret := f.Telemetry.secret(resolveSecret)
+	secret := f.Telemetry.secret(f.secrets.resolve)
 	token := func(ref string) ([]byte, error) { return secret(f.Tenant, ref) }
 	if f.policies, err = policy.New(f.Store, f.Engines, token, f.Log); err != nil {
 		return err

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 
 	"filippo.io/age"
 	"filippo.io/age/armor"
@@ -18,6 +19,7 @@ import (
 	"orrery.example/orrery/internal/fault"
 	"orrery.example/orrery/internal/keyring"
 	"orrery.example/orrery/internal/keystore"
+	"orrery.example/orrery/internal/vault"
 	"orrery.example/orrery/internal/work"
 )
 
@@ -27,9 +29,15 @@ const maxSecret = 64 << 10
 // ageIdentities names the variable with the file of the identities that age-encrypted secrets are read with.
 const ageIdentities = "ORRERY_AGE_IDENTITIES"
 
-// resolveSecret finds the value of a secret where its reference says: env:NAME, file:/path or age:/path. The value goes to the step and to
-// the redactor and nowhere else.
-func resolveSecret(_ work.Tenant, ref string) ([]byte, error) {
+// secrets finds the values of secrets with what this process can reach.
+type secrets struct {
+	mu    sync.Mutex
+	vault *vault.Client // made at the first use
+}
+
+// resolve finds the value of a secret where its reference says: env:NAME, file:/path, age:/path or vault:path#field. The value goes to the
+// step and to the redactor and nowhere else.
+func (s *secrets) resolve(_ work.Tenant, ref string) ([]byte, error) {
 	kind, where, _ := strings.Cut(ref, ":")
 	switch kind {
 	case "env":
@@ -44,9 +52,50 @@ func resolveSecret(_ work.Tenant, ref string) ([]byte, error) {
 		return trimmed(raw), err
 	case "age":
 		return decryptSecret(where)
+	case "vault":
+		return s.fetch(where)
 	default:
-		return nil, fault.New(fault.Invalid, "a secret's reference begins with env:, file: or age:, not %q", kind)
+		return nil, fault.New(fault.Invalid, "a secret's reference begins with env:, file:, age: or vault:, not %q", kind)
 	}
+}
+
+// fetch reads a secret from the Vault server that the environment names.
+func (s *secrets) fetch(where string) ([]byte, error) {
+	entry, field, err := vault.Parse(where)
+	if err != nil {
+		return nil, err
+	}
+	client, err := s.client()
+	if err != nil {
+		return nil, err
+	}
+	value, err := client.Read(context.Background(), entry, field) // it bounds its own time
+	if err == nil && len(value) > maxSecret {
+		return nil, fault.New(fault.Invalid, "the field %s of %s is larger than %d bytes", field, entry, maxSecret)
+	}
+	return trimmed(value), err
+}
+
+// client keeps one client, and with it a login, for as long as the process runs.
+func (s *secrets) client() (*vault.Client, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.vault != nil {
+		return s.vault, nil
+	}
+	settings := vault.Settings{
+		Address: os.Getenv("VAULT_ADDR"), Namespace: os.Getenv("VAULT_NAMESPACE"), CA: os.Getenv("VAULT_CACERT"),
+		TokenFile: os.Getenv("VAULT_TOKEN_FILE"), Token: os.Getenv("VAULT_TOKEN"),
+		RoleID: os.Getenv("VAULT_ROLE_ID"), SecretIDFile: os.Getenv("VAULT_SECRET_ID_FILE"), SecretID: os.Getenv("VAULT_SECRET_ID"),
+		Mount: os.Getenv("VAULT_APPROLE_MOUNT"),
+	}
+	if settings.Address == "" {
+		return nil, fault.New(fault.NotFound, "no Vault server is known where the step runs: VAULT_ADDR is not set").
+			WithHint("export VAULT_ADDR=https://vault.example.org:8200")
+	}
+	var err error
+	s.vault, err = vault.New(settings)
+	return s.vault, err
 }
 
 func trimmed(raw []byte) []byte { return bytes.TrimRight(raw, "\r\n") }

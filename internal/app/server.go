@@ -55,8 +55,9 @@ type ServerOptions struct {
 	Notify    NotifyOptions
 	Publish   []string // brokers that events are published to, by their URLs
 
-	SecretEnv []string // variables that a step here may be given
-	SecretDir string   // and files, below a folder of the tenant's name
+	SecretEnv   []string // variables that a step here may be given
+	SecretDir   string   // and files, below a folder of the tenant's name
+	SecretVault string   // and entries of the Vault server, below a path of the tenant's name
 }
 
 // Server is an installation: the data folder, its tenants, and the API over them.
@@ -433,18 +434,23 @@ func (s *Server) secret(tenant work.Tenant, ref string) ([]byte, error) {
 	case "env":
 		for _, name := range s.opts.SecretEnv {
 			if name == where {
-				return resolveSecret(tenant, ref)
+				return s.secrets.resolve(tenant, ref)
 			}
 		}
 	case "file", "age":
 		own := filepath.Join(s.opts.SecretDir, string(tenant)) + string(filepath.Separator)
 		real, err := filepath.EvalSymlinks(where)
 		if s.opts.SecretDir != "" && err == nil && strings.HasPrefix(real, own) {
-			return resolveSecret(tenant, ref)
+			return s.secrets.resolve(tenant, ref)
+		}
+	case "vault":
+		below := strings.Trim(s.opts.SecretVault, "/")
+		if below != "" && strings.HasPrefix(where, below+"/"+string(tenant)+"/") {
+			return s.secrets.resolve(tenant, ref)
 		}
 	}
 	return nil, fault.New(fault.Denied, "the secret %s is not set aside for steps on this server", ref).
-		WithHint("name it with --secret-env, or put it below --secret-dir/%s", tenant)
+		WithHint("name it with --secret-env, or put it below --secret-dir/%s or --secret-vault/%s", tenant, tenant)
 }
 
 // prune forgets records that have expired.

@@ -44,6 +44,7 @@ func serverSettings() []config.Setting {
 		{Name: "runsc", Kind: "text", Summary: "gVisor's program, for sandbox tier t3; runsc in PATH without"},
 		{Name: "secret-env", Kind: "list", Summary: "environment variables that steps here may be given as secrets"},
 		{Name: "secret-dir", Kind: "text", Summary: "folder with secrets for steps here: a file below the folder of its tenant"},
+		{Name: "secret-vault", Kind: "text", Summary: "path in the Vault server with secrets for steps here, like secret/data/orrery: an entry below the path of its tenant"},
 	}, telemetrySettings()...)
 }
 
@@ -117,7 +118,7 @@ func (c *cli) serve(ctx context.Context, v config.Values, work bool) error {
 		CertFile: v.Text("tls-cert"), KeyFile: v.Text("tls-key"), ClientCA: v.Text("client-ca"), Version: Version,
 		Providers: trusted.Providers, Heartbeat: v.Duration("stream-heartbeat"), Publish: v.List("publish"),
 		Notify:    app.NotifyOptions{MailURL: v.Text("mail-url"), MailFrom: v.Text("mail-from"), Allow: v.List("notify-allow")},
-		SecretEnv: v.List("secret-env"), SecretDir: v.Text("secret-dir"),
+		SecretEnv: v.List("secret-env"), SecretDir: v.Text("secret-dir"), SecretVault: v.Text("secret-vault"),
 		Aside: aside, Inspect: func(ctx context.Context) map[string]any {
 			return map[string]any{"config": settingRows(v), "doctor": c.findings(ctx, o)}
 		},

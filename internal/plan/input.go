@@ -28,6 +28,7 @@ type InputValue struct {
 
 var (
 	secretEnv    = regexp.MustCompile(`^env:[A-Za-z_][A-Za-z0-9_]*$`)
+	secretVault  = regexp.MustCompile(`^vault:[A-Za-z0-9_.@:+=~-]+(/[A-Za-z0-9_.@:+=~-]+)+#[^\x00-\x1f\x7f#]{1,256}$`)
 	secretFile   = regexp.MustCompile(`^(file|age):/[^\x00-\x1f]+$`)
 	numberSpell  = regexp.MustCompile(`^-?(0|[1-9][0-9]*)(\.[0-9]+)?$`)
 	integerSpell = regexp.MustCompile(`^-?(0|[1-9][0-9]*)$`)
@@ -57,7 +58,7 @@ func (b *builder) inputs(given map[string]InputValue) {
 		case in.Required:
 			hint := "give it with --input " + in.Name + "=…"
 			if in.Type == "secret" {
-				hint = "give it with --input " + in.Name + "=env:NAME or --input " + in.Name + "=file:/path (age:/path for a file encrypted with age)"
+				hint = "give it with --input " + in.Name + "=env:NAME or --input " + in.Name + "=file:/path (age:/path for a file encrypted with age, vault:path#field for a Vault server)"
 			}
 			b.problems.add(m.Fault(in.Pos, "the input %q is missing", in.Name).WithHint("%s", hint))
 		}
@@ -79,9 +80,16 @@ func (b *builder) secret(in *manifest.Input, v InputValue) {
 		text = ""
 	}
 	_, file, _ := strings.Cut(text, ":")
-	if !secretEnv.MatchString(text) && (!secretFile.MatchString(text) || path.Clean(file) != file) {
+	entry, _, _ := strings.Cut(file, "#")
+	fromVault := secretVault.MatchString(text) && path.Clean("/"+entry) == "/"+entry
+	if !secretEnv.MatchString(text) && (!secretFile.MatchString(text) || path.Clean(file) != file) && !fromVault {
 		b.problems.add(b.source.Manifest.Fault(in.Pos, "the input %q is a secret, and what was given is not a reference to one", in.Name).
-			WithHint("a plan is kept and shown, so it holds no secrets: give env:NAME for a variable of the worker, file:/path for a file on it, or age:/path for one that is encrypted with age"))
+			WithHint("a plan is kept and shown, so it holds no secrets: give env:NAME for a variable of the worker, file:/path for a file on it, age:/path for one that is encrypted with age, or vault:path#field for an entry of a Vault server"))
+		return
+	}
+	if fromVault && b.plan.Sealed {
+		b.problems.add(b.source.Manifest.Fault(in.Pos, "the pack is sealed, and the secret %q would be fetched over the network", in.Name).
+			WithHint("give env:NAME, file:/path or age:/path, which need no network"))
 		return
 	}
 	b.plan.Inputs = append(b.plan.Inputs, work.Input{Name: in.Name, Type: in.Type, Secret: text})

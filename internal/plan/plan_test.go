@@ -190,6 +190,7 @@ func TestInputs(t *testing.T) {
 		{"l", text(`["a"]`), `["a"]`}, {"l", text(`a,b`), "!must be a list"}, {"l", raw(`["a",1]`), "!number 1"}, {"l", text(`["a"`), "!is no JSON"},
 		{"m", text(`{"b":1,"a":{}}`), `{"a":{},"b":1}`}, {"m", raw(`{"a":1.5}`), "!fraction"}, {"m", raw(`[]`), "!must be a map"},
 		{"t", text("env:A_B"), "=env:A_B"}, {"t", text("file:/a/b"), "=file:/a/b"}, {"t", raw(`"env:X"`), "=env:X"}, {"t", text("hunter2"), "!not a reference"}, {"t", text("file:a"), "!not a reference"}, {"t", text("file:/a/../b"), "!not a reference"},
+		{"t", text("vault:secret/data/a#b"), "=vault:secret/data/a#b"}, {"t", text("vault:kv/a"), "!not a reference"}, {"t", text("vault:kv/../sys#a"), "!not a reference"}, {"t", text("vault:a#b"), "!not a reference"}, {"t", text("vault:/kv/a#b"), "!not a reference"}, {"t", text("vault:kv/a?x#b"), "!not a reference"},
 		{"e", text("2"), "2"}, {"e", text("3"), "!is not one of 1, 2"}, {"x", text("2"), `!no input "x"`},
 	} {
 		b, err := tryBuild(t, folder(pack), map[string]plan.InputValue{c.name: c.value})

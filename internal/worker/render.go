@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"strings"
 
 	"orrery.example/orrery/internal/canonical"
 	"orrery.example/orrery/internal/expression"
@@ -123,6 +124,9 @@ func (a *attempt) unlock() error {
 	for env, ref := range a.grant.Bindings.Secrets {
 		if a.w.Secret == nil {
 			return fault.New(fault.Denied, "this worker resolves no secrets, and the step needs %s", env)
+		}
+		if a.graph.Plan.Sealed && strings.HasPrefix(ref, "vault:") {
+			return fault.New(fault.Denied, "the pack is sealed, and the secret %s would be fetched over the network", env)
 		}
 		value, err := a.w.Secret(a.grant.Tenant, ref)
 		if err != nil {
