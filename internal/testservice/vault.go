@@ -19,7 +19,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
 	"syscall"
 	"time"
 
@@ -37,7 +36,7 @@ type Vault struct {
 	dir     string
 	program string
 	unseal  string
-	listen  int
+	port    *Port
 	client  *http.Client
 	process *process
 }
@@ -61,11 +60,11 @@ func StartVault() (*Vault, error) {
 	if err := v.certify(); err != nil {
 		return nil, errors.Join(err, v.Close())
 	}
-	v.process, err = onSomePort(func(listen int) (*process, error) {
-		v.listen, v.URL = listen, "https://"+net.JoinHostPort("127.0.0.1", strconv.Itoa(listen))
-		return v.run()
-	})
-	if err == nil {
+	if v.port, err = HoldPort(); err != nil {
+		return nil, errors.Join(err, v.Close())
+	}
+	v.URL = "https://" + v.port.Address()
+	if v.process, err = v.run(); err == nil {
 		err = v.prepare()
 	}
 	if err != nil {
@@ -107,7 +106,7 @@ func (v *Vault) certify() error {
 }
 
 func (v *Vault) run() (*process, error) {
-	address := net.JoinHostPort("127.0.0.1", strconv.Itoa(v.listen))
+	address := v.port.Address()
 	config := fmt.Sprintf("storage \"file\" {\n  path = %q\n}\nlistener \"tcp\" {\n  address = %q\n  tls_disable = \"false\"\n  tls_cert_file = %q\n  tls_key_file = %q\n  tls_disable_client_certs = \"true\"\n}\napi_addr = %q\n",
 		filepath.Join(v.dir, "data"), address, v.CA, filepath.Join(v.dir, "server.key"), v.URL)
 	file := filepath.Join(v.dir, "server.hcl")
@@ -200,7 +199,7 @@ func (v *Vault) Stop() {
 // Close stops the server and removes its files.
 func (v *Vault) Close() error {
 	v.Stop()
-	return os.RemoveAll(v.dir)
+	return errors.Join(v.port.Release(), os.RemoveAll(v.dir))
 }
 
 func (v *Vault) ask(method, path string, doc map[string]any, into any) error {
