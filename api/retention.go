@@ -40,6 +40,27 @@ type ExpiredRuns struct {
 	Items []ExpiredRun `json:"items"`
 }
 
+// Amount is a number of files and their bytes.
+type Amount struct {
+	Blobs int64 `json:"blobs"`
+	Bytes int64 `json:"bytes"`
+}
+
+// CollectRequest asks for a collection of files that nothing names.
+type CollectRequest struct {
+	DryRun bool `json:"dryRun,omitempty"` // only say what would go
+}
+
+// Collection is what a collection of files found and did.
+type Collection struct {
+	Kept    Amount `json:"kept"`           // something names them
+	Waiting Amount `json:"waiting"`        // nothing does, but not for long enough
+	Freed   Amount `json:"freed"`          // they are gone; with dryRun, they would be
+	Held    string `json:"held,omitempty"` // why nothing goes at the moment
+	At      string `json:"at"`
+	DryRun  bool   `json:"dryRun,omitempty"`
+}
+
 // ErasedRun is what stays of a run that was deleted, beside its leaf in the log and its evidence.
 type ErasedRun struct {
 	Run      string  `json:"run"`

@@ -122,6 +122,11 @@ func Backup(ctx context.Context, w io.Writer, dir, version string) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, driver.Close()) }()
+	release, err := holdBlobs(dir)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, release()) }()
 	tmp, err := os.MkdirTemp("", "orrery-backup-")
 	if err != nil {
 		return fault.Wrap(fault.Internal, err, "the backup")

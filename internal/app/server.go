@@ -1,6 +1,7 @@
 package app
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -17,6 +18,7 @@ import (
 
 	"orrery.example/orrery/internal/admission"
 	"orrery.example/orrery/internal/authority"
+	"orrery.example/orrery/internal/collect"
 	"orrery.example/orrery/internal/control"
 	"orrery.example/orrery/internal/engine"
 	"orrery.example/orrery/internal/fault"
@@ -55,6 +57,8 @@ type ServerOptions struct {
 	Notify    NotifyOptions
 	Publish   []string // brokers that events are published to, by their URLs
 
+	BlobGrace time.Duration // how long a blob stays that nothing names
+
 	SecretEnv   []string // variables that a step here may be given
 	SecretDir   string   // and files, below a folder of the tenant's name
 	SecretVault string   // and entries of the Vault server, below a path of the tenant's name
@@ -90,6 +94,9 @@ func OpenServer(ctx context.Context, o ServerOptions) (*Server, error) {
 	if (o.CertFile == "") != (o.KeyFile == "") {
 		return nil, fault.New(fault.Invalid, "TLS needs a certificate and its key").WithHint("give --tls-cert and --tls-key")
 	}
+	if o.BlobGrace = cmp.Or(o.BlobGrace, collect.DefaultGrace); o.BlobGrace < leastGrace {
+		return nil, fault.New(fault.Invalid, "the grace of files that nothing names is at least %s, not %s", leastGrace, o.BlobGrace)
+	}
 	o.Secret = nil // per tenant
 	f, err := Open(ctx, o.Options)
 	if err != nil {
@@ -100,6 +107,7 @@ func OpenServer(ctx context.Context, o ServerOptions) (*Server, error) {
 		guards: map[work.Tenant]*warrant.Guard{}, admission: &admission.Service{Records: f.Store, Now: Now},
 		spaces: map[work.Tenant]*rest.Space{f.Tenant: {Keys: f.Keys, Control: f.Control, Attest: f.Attest, Retention: f.Retention()}},
 	}
+	s.spaces[f.Tenant].Collect = s.collection
 	f.Control.Admit = s.admit(f.Keys)
 	if err := s.prepare(ctx); err != nil {
 		return nil, errors.Join(err, f.Close())
@@ -236,7 +244,7 @@ func (s *Server) space(ctx context.Context, tenant work.Tenant) (*rest.Space, er
 	if err != nil {
 		return nil, err
 	}
-	sp := &rest.Space{Keys: keys, Attest: sealer, Retention: s.retention(sealer), Control: &control.Service{Store: s.Store, Nonces: s.Store, Blobs: s.Blobs, Flows: s.Store, Trust: keys.Trust, Now: Now, Admit: s.admit(keys)}}
+	sp := &rest.Space{Keys: keys, Attest: sealer, Retention: s.retention(sealer), Collect: s.collection, Control: &control.Service{Store: s.Store, Nonces: s.Store, Blobs: s.Blobs, Flows: s.Store, Trust: keys.Trust, Now: Now, Admit: s.admit(keys)}}
 	s.spaces[tenant] = sp
 	if s.life != nil {
 		if err := s.serveTenant(tenant, sp); err != nil {

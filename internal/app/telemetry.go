@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"orrery.example/orrery/internal/blob"
+	"orrery.example/orrery/internal/collect"
 	"orrery.example/orrery/internal/control"
 	"orrery.example/orrery/internal/httpapi"
 	"orrery.example/orrery/internal/journal"
@@ -185,6 +186,16 @@ func (t *Telemetry) blobs(b blob.Store) blob.Store {
 		return b
 	}
 	return t.Metrics.Blobs(b)
+}
+
+// collected counts what a collection removed, and shows what is kept.
+func (t *Telemetry) collected(tenant work.Tenant, r collect.Result) {
+	if t == nil || t.Metrics == nil {
+		return
+	}
+	t.Metrics.Collected(tenant, r.Freed.Blobs, r.Freed.Bytes)
+	t.Metrics.Kept(tenant, "named", r.Kept.Blobs, r.Kept.Bytes)
+	t.Metrics.Kept(tenant, "unnamed", r.Waiting.Blobs, r.Waiting.Bytes)
 }
 
 // secret returns a resolver whose secrets never get into the log.

@@ -43,7 +43,7 @@ type Info struct {
 // keeps room.
 func left(name string) bool {
 	switch name {
-	case "orrery.db", "orrery.db-wal", "orrery.db-shm", "lock", "ballast", "work", "uploads":
+	case "orrery.db", "orrery.db-wal", "orrery.db-shm", "lock", "ballast", "work", "uploads", "backup.lock":
 		return true
 	}
 	return false

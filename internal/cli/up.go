@@ -41,6 +41,7 @@ func serverSettings() []config.Setting {
 		{Name: "allow-unsandboxed", Kind: "switch", Default: "false", Summary: "permit steps that ask for tier t0 where the machine has no sandbox"},
 		{Name: "read-path", Kind: "list", Summary: "host paths that every step may read"},
 		{Name: "step-path", Kind: "text", Summary: "PATH of steps, the system's folders without"},
+		{Name: "blob-grace", Kind: "duration", Default: "24h", Summary: "how long a file stays that nothing names any more; at least 1h, and longer than a backup of the database may be old"},
 		{Name: "runsc", Kind: "text", Summary: "gVisor's program, for sandbox tier t3; runsc in PATH without"},
 		{Name: "secret-env", Kind: "list", Summary: "environment variables that steps here may be given as secrets"},
 		{Name: "secret-dir", Kind: "text", Summary: "folder with secrets for steps here: a file below the folder of its tenant"},
@@ -118,6 +119,7 @@ func (c *cli) serve(ctx context.Context, v config.Values, work bool) error {
 		CertFile: v.Text("tls-cert"), KeyFile: v.Text("tls-key"), ClientCA: v.Text("client-ca"), Version: Version,
 		Providers: trusted.Providers, Heartbeat: v.Duration("stream-heartbeat"), Publish: v.List("publish"),
 		Notify:    app.NotifyOptions{MailURL: v.Text("mail-url"), MailFrom: v.Text("mail-from"), Allow: v.List("notify-allow")},
+		BlobGrace: v.Duration("blob-grace"),
 		SecretEnv: v.List("secret-env"), SecretDir: v.Text("secret-dir"), SecretVault: v.Text("secret-vault"),
 		Aside: aside, Inspect: func(ctx context.Context) map[string]any {
 			return map[string]any{"config": settingRows(v), "doctor": c.findings(ctx, o)}

@@ -64,6 +64,13 @@ func (c *Client) Expired(ctx context.Context) (api.ExpiredRuns, error) {
 	return out, err
 }
 
+// Collect removes files that nothing names any more, or says what would go.
+func (c *Client) Collect(ctx context.Context, q api.CollectRequest) (api.Collection, error) {
+	var out api.Collection
+	err := c.post(ctx, "/api/v1/gc", q, &out)
+	return out, err
+}
+
 // Erased lists runs that were deleted.
 func (c *Client) Erased(ctx context.Context) (api.ErasedRuns, error) {
 	var out api.ErasedRuns

@@ -104,9 +104,20 @@ func (s *Service) admit(ctx context.Context, tenant work.Tenant, pack work.PackR
 	return s.Admit(ctx, tenant, pack, submitter)
 }
 
+// keepFiles sees that everything a new run will name is there, and will be when the run is created: whoever asks for a blob keeps it from
+// being collected meanwhile.
 func (s *Service) keepFiles(ctx context.Context, sub Submission) error {
-	if sub.Files == nil {
-		return nil
+	for i := range sub.Carried {
+		for _, a := range sub.Carried[i].Artifacts {
+			known, err := s.Blobs.Has(ctx, sub.Tenant, a.Digest)
+			if err != nil {
+				return err
+			}
+			if !known {
+				return fault.New(fault.Conflict, "%s, an output of step %s of the earlier run, is no longer there", a.Path, sub.Carried[i].Step).
+					WithHint("let the step run again: --from %s", sub.Carried[i].Step)
+			}
+		}
 	}
 	for _, f := range sub.Built.Plan.Files {
 		known, err := s.Blobs.Has(ctx, sub.Tenant, f.Digest)
@@ -115,6 +126,9 @@ func (s *Service) keepFiles(ctx context.Context, sub Submission) error {
 		}
 		if known {
 			continue
+		}
+		if sub.Files == nil {
+			return fault.New(fault.Conflict, "%s, a file of the pack, is no longer there", f.Path).WithHint("submit the pack again")
 		}
 		r, err := sub.Files.Open(f.Path)
 		if err != nil {

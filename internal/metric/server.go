@@ -25,6 +25,8 @@ type serverMetrics struct {
 	subscribers       *prometheus.GaugeVec
 
 	background, blobs, deliveries, dropped *prometheus.CounterVec
+	freed, freedBytes                      *prometheus.CounterVec
+	kept, keptBytes                        *prometheus.GaugeVec
 }
 
 // Buckets. The bounds of the service levels are among them: five minutes for a run, half a second for a request.
@@ -63,11 +65,29 @@ func (m *Metrics) defineServer() {
 
 	s.background = m.counter("orchestrator_background_failures_total", "Failures of what goes on beside requests, by task.", "task")
 	s.blobs = m.counter("orchestrator_blob_bytes_total", "Bytes that were put into the blobs (in) and taken from them (out).", "direction")
+	s.freed = m.counter("orchestrator_blobs_collected_total", "Files that were removed because nothing named them any more.", "tenant")
+	s.freedBytes = m.counter("orchestrator_blobs_collected_bytes_total", "Their bytes.", "tenant")
+	s.kept = m.gauge("orchestrator_blobs_kept", "Files that were there at the last collection, by whether something named them.", "tenant", "reference")
+	s.keptBytes = m.gauge("orchestrator_blobs_kept_bytes", "Their bytes.", "tenant", "reference")
 	s.deliveries = m.counter("orchestrator_deliveries_total", "Attempts to deliver a notification, by channel and result.", "channel", "result")
 	s.dropped = m.counter("orchestrator_traces_dropped_total", "Runs whose spans were not sent because too many were waiting.")
 	for _, v := range []*prometheus.CounterVec{s.events, s.commitsFailed, s.dropped} {
 		v.WithLabelValues() // a series that is there before its first event can be told from one that is missing
 	}
+}
+
+// Collected counts files that were removed because nothing named them.
+func (m *Metrics) Collected(tenant work.Tenant, files, bytes int64) {
+	label := m.tenant(tenant)
+	m.server.freed.WithLabelValues(label).Add(float64(files))
+	m.server.freedBytes.WithLabelValues(label).Add(float64(bytes))
+}
+
+// Kept shows how much is there, by reference: named or unnamed.
+func (m *Metrics) Kept(tenant work.Tenant, reference string, files, bytes int64) {
+	label := m.tenant(tenant)
+	m.server.kept.WithLabelValues(label, reference).Set(float64(files))
+	m.server.keptBytes.WithLabelValues(label, reference).Set(float64(bytes))
 }
 
 // Commit takes a commit of the store; see kernel.Options.Observe.

@@ -48,6 +48,9 @@ type AuditEnd struct {
 	Head work.Digest `json:"head"`
 }
 
+// PackKind is the kind of the records of uploaded packs, by digest. Their documents name the blobs of the files.
+const PackKind = "pack"
+
 // RecordChange puts a record, or deletes it.
 type RecordChange struct {
 	Record
@@ -81,14 +84,14 @@ func (a *Audit) Wrote() { a.written = true }
 type auditKey struct{}
 
 // WithAudit returns a context whose first successful command writes the entry, in its own transaction. So no change is made
-// without its entry and no entry without its change.
+// without its entry and no entry without its change. With nil no command does.
 func WithAudit(ctx context.Context, a *Audit) context.Context {
 	return context.WithValue(ctx, auditKey{}, a)
 }
 
 // AuditOf returns the entry that a command of ctx has to write, nil for none.
 func AuditOf(ctx context.Context) *Audit {
-	if a, ok := ctx.Value(auditKey{}).(*Audit); ok && !a.written {
+	if a, ok := ctx.Value(auditKey{}).(*Audit); ok && a != nil && !a.written {
 		return a
 	}
 	return nil

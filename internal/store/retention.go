@@ -35,6 +35,16 @@ type Retention interface {
 	Erase(ctx context.Context, tenant work.Tenant, run work.RunID, limit int) (left bool, err error)
 }
 
+// Lists goes through all that is there, for whoever has to look at everything. A page is as it was at one moment; between two pages
+// anything may change.
+type Lists interface {
+	// RunsAfter returns at most limit runs whose ids are greater than after, by id.
+	RunsAfter(ctx context.Context, tenant work.Tenant, after work.RunID, limit int) ([]work.Run, error)
+
+	// Results returns at most limit cached results after the one with the given key, "" for the first, in an order that does not change.
+	Results(ctx context.Context, tenant work.Tenant, after work.Digest, limit int) ([]KeyedResult, error)
+}
+
 // HoldsOn returns the ids of the records that keep a run from being deleted.
 func HoldsOn(run *work.Run) []string {
 	out := []string{"run/" + string(run.ID), "pack/" + run.Pack.Name}

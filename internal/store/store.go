@@ -27,6 +27,7 @@ type Store interface {
 	Records
 	Flows
 	Retention
+	Lists
 	Close() error
 }
 
@@ -315,6 +316,12 @@ type CachedResult struct {
 	Origin    work.CacheOrigin
 	Outputs   json.RawMessage
 	Artifacts []work.Artifact
+}
+
+// KeyedResult is such a result with the key it is found by.
+type KeyedResult struct {
+	Key work.Digest
+	CachedResult
 }
 
 // LogAppend is one growth of a tenant's log.

@@ -44,6 +44,7 @@ func Run(t *testing.T, h Harness) {
 	for name, test := range map[string]func(*testing.T, Harness, blob.Store){
 		"Sizes": sizes, "Again": again, "Missing": absent, "Tenants": tenants, "Batch": batch, "BrokenReader": brokenReader,
 		"Cancelled": cancelled, "Damaged": damaged, "List": list, "Collect": collect, "CollectWhilePutting": collectWhilePutting,
+		"CollectWhileAsking": collectWhileAsking, "CollectStopped": collectStopped,
 		"Together": together,
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -324,6 +325,52 @@ func collectWhilePutting(t *testing.T, h Harness, s blob.Store) {
 	}
 	if stored, err := read(t, s, acme, digest); err != nil || !bytes.Equal(stored, data) {
 		t.Errorf("it is gone: %v", err)
+	}
+}
+
+// collectWhileAsking: who is told between the list and the removal that a blob is there can rely on it.
+func collectWhileAsking(t *testing.T, h Harness, s blob.Store) {
+	data := []byte("there already")
+	digest := put(t, s, acme, data)
+	h.Age(t, s, acme, digest, time.Now().Add(-48*time.Hour))
+	told := false
+	count, _, err := s.Collect(t.Context(), acme, time.Now().Add(-24*time.Hour), func(d work.Digest) bool {
+		var err error
+		if told, err = s.Has(t.Context(), acme, d); err != nil {
+			t.Errorf("Has: %v", err)
+		}
+		return false
+	})
+	if err != nil || count != 0 || !told {
+		t.Errorf("collected %d, told %t, %v", count, told, err)
+	}
+	if stored, err := read(t, s, acme, digest); err != nil || !bytes.Equal(stored, data) {
+		t.Errorf("it is gone: %v", err)
+	}
+}
+
+// collectStopped: a collection that is stopped has counted what it removed, and another one goes on.
+func collectStopped(t *testing.T, h Harness, s blob.Store) {
+	const all = 10
+	for i := range all {
+		h.Age(t, s, acme, put(t, s, acme, fmt.Appendf(nil, "%d", i)), time.Now().Add(-48*time.Hour))
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	asked := 0
+	first, bytes, err := s.Collect(ctx, acme, time.Now().Add(-24*time.Hour), func(work.Digest) bool {
+		if asked++; asked > 3 {
+			stop()
+			return true
+		}
+		return false
+	})
+	if left := len(digests(t, s, acme)); left != all-int(first) || bytes != first || first != 3 {
+		t.Errorf("%d with %d bytes were removed, %d are left: %v", first, bytes, left, err)
+	}
+	second, _, err := s.Collect(t.Context(), acme, time.Now().Add(-24*time.Hour), func(work.Digest) bool { return false })
+	if err != nil || first+second != all {
+		t.Errorf("then %d: %v", second, err)
 	}
 }
 

@@ -115,6 +115,7 @@ func (s *service) retentionRoutes() []httpapi.Route {
 		post("/api/v1/retention", "setRetention", "retention", "Set how long runs stay", change, 0, api.RetentionPolicy{}, api.Retention{}, s.setRetention),
 		post("/api/v1/retention/holds", "holdRetention", "retention", "Set or release a legal hold on a run, a pack or a label", change, 0, api.HoldRequest{}, api.Retention{}, s.hold),
 		get("/api/v1/retention/expired", "listExpired", "retention", "List runs that the policy lets go", read, api.ExpiredRuns{}, s.listExpired),
+		post("/api/v1/gc", "collectBlobs", "retention", "Remove files that nothing names any more, or say what would go", change, 0, api.CollectRequest{}, api.Collection{}, s.collect),
 		get("/api/v1/retention/erased", "listErased", "retention", "List runs that were deleted, with the digest of their evidence", read, api.ErasedRuns{}, s.listErased),
 	}
 }
@@ -228,4 +229,26 @@ func (s *service) listErased(w http.ResponseWriter, r *http.Request, c *httpapi.
 		return err
 	}
 	return httpapi.ReplyTagged(w, r, out)
+}
+
+// collect removes blobs that nothing names. It takes as long as there is to look at.
+func (s *service) collect(w http.ResponseWriter, r *http.Request, c *httpapi.Call) error {
+	var q api.CollectRequest
+	if err := httpapi.Read(r, &q); err != nil {
+		return err
+	}
+	sp, err := s.Space(r.Context(), c.Tenant)
+	if err != nil {
+		return err
+	}
+	found, err := sp.Collect(r.Context(), c.Tenant, q.DryRun)
+	if err != nil {
+		return err
+	}
+	out, err := recast[api.Collection](found)
+	if err != nil {
+		return err
+	}
+	out.DryRun = q.DryRun
+	return httpapi.Reply(w, http.StatusOK, out)
 }

@@ -29,7 +29,6 @@ import (
 const (
 	maxManifest = 8 << 20
 	maxUpload   = pack.MaxBytes + 32<<20 // the files, and what tar adds to them
-	kindPack    = "pack"                 // records of uploaded packs, by digest
 	kindRelease = "release"              // "name@version" of uploaded packs: the first one stays
 	unversioned = "0.0.0"                // of a manifest that says none: such a pack is known by its digest only
 )
@@ -181,7 +180,7 @@ func (s *service) pack(ctx context.Context, tenant work.Tenant, ref string) (api
 	} else if !strings.HasPrefix(ref, "sha256:") {
 		ref = "sha256:" + ref
 	}
-	r, err := s.Store.Record(ctx, tenant, kindPack, ref)
+	r, err := s.Store.Record(ctx, tenant, store.PackKind, ref)
 	if err != nil {
 		return p, err
 	}
@@ -256,7 +255,7 @@ func (s *service) publish(ctx context.Context, tenant work.Tenant, p api.Pack) (
 		changes = append(changes, store.RecordChange{Record: store.Record{Tenant: tenant, Kind: kind, ID: id, Doc: raw}})
 		return err
 	}
-	err := add(kindPack, p.Digest, p)
+	err := add(store.PackKind, p.Digest, p)
 	if released := p.Version != unversioned; released && err == nil {
 		err = add(kindRelease, p.Name+"@"+p.Version, p.Digest)
 	}
@@ -310,7 +309,7 @@ func (s *service) listPacks(w http.ResponseWriter, r *http.Request, c *httpapi.C
 	if err != nil {
 		return err
 	}
-	rows, err := s.Store.Records(r.Context(), c.Tenant, kindPack, "", page.After, page.Limit+1)
+	rows, err := s.Store.Records(r.Context(), c.Tenant, store.PackKind, "", page.After, page.Limit+1)
 	if err != nil {
 		return err
 	}

@@ -13,6 +13,7 @@ import (
 	"orrery.example/orrery/internal/access"
 	"orrery.example/orrery/internal/admission"
 	"orrery.example/orrery/internal/attest"
+	"orrery.example/orrery/internal/collect"
 	"orrery.example/orrery/internal/control"
 	"orrery.example/orrery/internal/fault"
 	"orrery.example/orrery/internal/httpapi"
@@ -39,6 +40,7 @@ type Space struct {
 	Attest  *attest.Service
 
 	Retention *retention.Service
+	Collect   func(ctx context.Context, tenant work.Tenant, preview bool) (collect.Result, error)
 }
 
 // Deps are what the operations work on.

@@ -90,6 +90,7 @@ type Reader interface {
 	LogReader
 	RecordReader
 	CensusReader
+	ListReader
 }
 
 // Tx finds and changes rows in one transaction. Reads see the writes before them.
@@ -173,6 +174,15 @@ type CensusReader interface {
 	// Census returns the counts of every tenant that has something to count, by name. A driver may answer from a snapshot that is
 	// some seconds old.
 	Census(now work.Time) ([]store.Census, error)
+}
+
+// ListReader goes through all that is there, for whoever has to look at everything.
+type ListReader interface {
+	// RunsAfter returns the runs of a tenant whose ids are greater than after, by id, bytewise.
+	RunsAfter(tenant work.Tenant, after work.RunID, limit int) ([]work.Run, error)
+
+	// Results returns the cached results of a tenant after the given key, "" for all. The order is the driver's own and does not change.
+	Results(tenant work.Tenant, after work.Digest, limit int) ([]store.KeyedResult, error)
 }
 
 // LeaseCount is how many leases of a tenant are from a queue.

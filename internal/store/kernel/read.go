@@ -72,6 +72,16 @@ func (s *Store) Cached(ctx context.Context, tenant work.Tenant, key work.Digest)
 	return read(ctx, s, func(r Reader) (*store.CachedResult, error) { return r.Cached(tenant, key) })
 }
 
+// RunsAfter implements store.Lists.
+func (s *Store) RunsAfter(ctx context.Context, tenant work.Tenant, after work.RunID, limit int) ([]work.Run, error) {
+	return read(ctx, s, func(r Reader) ([]work.Run, error) { return r.RunsAfter(tenant, after, limit) })
+}
+
+// Results implements store.Lists.
+func (s *Store) Results(ctx context.Context, tenant work.Tenant, after work.Digest, limit int) ([]store.KeyedResult, error) {
+	return read(ctx, s, func(r Reader) ([]store.KeyedResult, error) { return r.Results(tenant, after, limit) })
+}
+
 // Events implements store.History.
 func (s *Store) Events(ctx context.Context, tenant work.Tenant, run work.RunID, from int64, limit int) ([]work.Event, error) {
 	return read(ctx, s, func(r Reader) ([]work.Event, error) { return r.Events(tenant, run, from, limit) })

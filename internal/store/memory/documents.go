@@ -41,6 +41,27 @@ func (r reader) Cached(tenant work.Tenant, key work.Digest) (*store.CachedResult
 	return &c, nil
 }
 
+// Results implements kernel.ListReader.
+func (r reader) Results(tenant work.Tenant, after work.Digest, limit int) ([]store.KeyedResult, error) {
+	var out []store.KeyedResult
+	for key, c := range r.d.cached {
+		if key.tenant == tenant && key.text > string(after) {
+			c.Artifacts = slices.Clone(c.Artifacts)
+			out = append(out, store.KeyedResult{Key: work.Digest(key.text), CachedResult: c})
+		}
+	}
+	slices.SortFunc(out, func(a, b store.KeyedResult) int { return cmp.Compare(a.Key, b.Key) })
+	return atMost(out, limit), nil
+}
+
+// atMost cuts a list at a limit, 0 for none.
+func atMost[T any](list []T, limit int) []T {
+	if limit > 0 && len(list) > limit {
+		return list[:limit]
+	}
+	return list
+}
+
 // DeadLetters implements kernel.DocumentReader.
 func (r reader) DeadLetters(tenant work.Tenant, limit int) ([]store.DeadLetter, error) {
 	var out []store.DeadLetter
@@ -52,10 +73,7 @@ func (r reader) DeadLetters(tenant work.Tenant, limit int) ([]store.DeadLetter, 
 	slices.SortFunc(out, func(a, b store.DeadLetter) int {
 		return cmp.Or(cmp.Compare(a.At, b.At), cmp.Compare(a.Run, b.Run), cmp.Compare(a.Step, b.Step))
 	})
-	if limit > 0 && len(out) > limit {
-		out = out[:limit]
-	}
-	return out, nil
+	return atMost(out, limit), nil
 }
 
 // PutPlan implements kernel.DocumentWriter.

@@ -1,6 +1,7 @@
 package memory
 
 import (
+	"cmp"
 	"maps"
 	"slices"
 
@@ -63,6 +64,18 @@ func (r reader) FindRuns(tenant work.Tenant, q store.RunQuery) ([]work.Run, erro
 		}
 	}
 	return out, nil
+}
+
+// RunsAfter implements kernel.ListReader.
+func (r reader) RunsAfter(tenant work.Tenant, after work.RunID, limit int) ([]work.Run, error) {
+	var out []work.Run
+	for key, row := range r.d.runs {
+		if key.tenant == tenant && key.run > after {
+			out = append(out, *copyRun(row))
+		}
+	}
+	slices.SortFunc(out, func(a, b work.Run) int { return cmp.Compare(a.ID, b.ID) })
+	return atMost(out, limit), nil
 }
 
 func selects(q *store.RunQuery, row *work.Run) bool {

@@ -83,6 +83,24 @@ func (r *reader) Cached(tenant work.Tenant, key work.Digest) (*store.CachedResul
 	return &store.CachedResult{Origin: c.Origin, Outputs: c.Outputs, Artifacts: c.Artifacts}, nil
 }
 
+// Results implements kernel.ListReader.
+func (r *reader) Results(tenant work.Tenant, after work.Digest, limit int) ([]store.KeyedResult, error) {
+	var out []store.KeyedResult
+	err := r.ask(`SELECT key, body FROM results WHERE tenant = $1 AND key > $2 ORDER BY key LIMIT $3`, func(rows pgx.Rows) error {
+		var key, body []byte
+		if err := rows.Scan(&key, &body); err != nil {
+			return err
+		}
+		var c result
+		err := unmarshal(body, &c)
+		out = append(out, store.KeyedResult{
+			Key: digestOf(key), CachedResult: store.CachedResult{Origin: c.Origin, Outputs: c.Outputs, Artifacts: c.Artifacts},
+		})
+		return err
+	}, tenant, digestBytes(after), all(limit))
+	return out, err
+}
+
 // DeadLetters implements kernel.DocumentReader.
 func (r *reader) DeadLetters(tenant work.Tenant, limit int) ([]store.DeadLetter, error) {
 	var out []store.DeadLetter

@@ -162,6 +162,11 @@ func (r *reader) RunByToken(tenant work.Tenant, token string) (*work.Run, error)
 	return r.byText('t', `token = $2 AND token <> ''`, tenant, token)
 }
 
+// RunsAfter implements kernel.ListReader.
+func (r *reader) RunsAfter(tenant work.Tenant, after work.RunID, limit int) ([]work.Run, error) {
+	return r.findRuns(`SELECT `+runColumns+` FROM runs WHERE tenant = $1 AND id > $2 ORDER BY id LIMIT $3`, tenant, after, all(limit))
+}
+
 // FindRuns implements kernel.RunReader. The order comes from an index; runs that are under way have one of their own.
 func (r *reader) FindRuns(tenant work.Tenant, q store.RunQuery) ([]work.Run, error) {
 	args := []any{tenant}

@@ -57,6 +57,20 @@ func (r reader) Cached(tenant work.Tenant, key work.Digest) (*store.CachedResult
 	return out, err
 }
 
+// Results implements kernel.ListReader.
+func (r reader) Results(tenant work.Tenant, after work.Digest, limit int) ([]store.KeyedResult, error) {
+	var out []store.KeyedResult
+	err := r.c.each(`SELECT key, outputs, doc FROM results WHERE tenant = ?1 AND key > ?2 ORDER BY key LIMIT ?3`, func(v values) error {
+		var doc resultDoc
+		err := unmarshal(v.text(2), &doc)
+		out = append(out, store.KeyedResult{
+			Key: digest(v[0]), CachedResult: store.CachedResult{Origin: doc.Origin, Outputs: v.json(1), Artifacts: doc.Artifacts},
+		})
+		return err
+	}, string(tenant), digestOrEmpty(after), all(limit))
+	return out, err
+}
+
 // DeadLetters implements kernel.DocumentReader.
 func (r reader) DeadLetters(tenant work.Tenant, limit int) ([]store.DeadLetter, error) {
 	var out []store.DeadLetter

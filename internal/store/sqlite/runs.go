@@ -133,6 +133,11 @@ func (r reader) Unsealed(tenant work.Tenant, limit int) ([]work.Run, error) {
 		WHERE tenant = ?1 AND ended IS NOT NULL AND sealed IS NULL ORDER BY ended, id LIMIT ?2`, tenant, all(limit))
 }
 
+// RunsAfter implements kernel.ListReader.
+func (r reader) RunsAfter(tenant work.Tenant, after work.RunID, limit int) ([]work.Run, error) {
+	return r.runs(`SELECT `+runColumns+` FROM runs WHERE tenant = ?1 AND id > ?2 ORDER BY id LIMIT ?3`, tenant, string(after), all(limit))
+}
+
 // FindRuns implements kernel.RunReader. The order comes from an index, so that a page costs what it passes over; runs that are
 // under way have an index of their own.
 func (r reader) FindRuns(tenant work.Tenant, q store.RunQuery) ([]work.Run, error) {

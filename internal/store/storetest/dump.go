@@ -5,6 +5,7 @@ import (
 	"errors"
 	"reflect"
 	"slices"
+	"strings"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
@@ -60,6 +61,8 @@ type tenantDump struct {
 	Steps    map[work.RunID]*runDump
 	Record   []*store.Record
 	Records  [][]store.Record
+	ByID     []work.Run
+	Results  []store.KeyedResult
 }
 
 type runDump struct {
@@ -161,6 +164,7 @@ func (a *asker) tenant(t work.Tenant, w world) *tenantDump {
 		out.Cached = append(out.Cached, ask(a, cached, err))
 	}
 	a.records(t, w, out)
+	a.lists(t, out)
 	out.LogSize, out.Check, err = a.r.LogSize(t)
 	ask(a, 0, err)
 	for i := range out.LogSize { // a model's log has one hash a leaf
@@ -193,6 +197,28 @@ func (a *asker) records(t work.Tenant, w world, out *tenantDump) {
 		all, err := a.r.Records(t, kind, "", "", 0)
 		out.Records = append(out.Records, ask(a, all, err))
 	}
+}
+
+// lists goes through all runs and results in small pages. Each comes once; results are compared by key, because their order is a
+// driver's own.
+func (a *asker) lists(t work.Tenant, out *tenantDump) {
+	for after := work.RunID(""); a.err == nil; {
+		page, err := a.r.RunsAfter(t, after, 2)
+		out.ByID = append(out.ByID, ask(a, page, err)...)
+		if len(page) < 2 {
+			break
+		}
+		after = page[1].ID
+	}
+	for after := work.Digest(""); a.err == nil; {
+		page, err := a.r.Results(t, after, 2)
+		out.Results = append(out.Results, ask(a, page, err)...)
+		if len(page) < 2 {
+			break
+		}
+		after = page[1].Key
+	}
+	slices.SortFunc(out.Results, func(x, y store.KeyedResult) int { return strings.Compare(string(x.Key), string(y.Key)) })
 }
 
 func queries(w world) []store.RunQuery {
