@@ -10,6 +10,8 @@ type Flow struct {
 	Packs   map[string]Valve `json:"packs,omitempty"`
 	Workers map[string]Valve `json:"workers,omitempty"` // paused means cordoned
 	Depths  []QueueDepth     `json:"depths"`
+
+	StoredBytes int64 `json:"storedBytes"` // of files
 }
 
 // Valve holds back one queue, pack or worker.
@@ -19,7 +21,8 @@ type Valve struct {
 	Drain  bool   `json:"drain,omitempty"` // of a worker: it is to end when what it runs has ended
 }
 
-// Quota is what a tenant may have at most; 0 means no limit. A submission that goes beyond it is refused with status 429.
+// Quota is what a tenant may have at most; 0 means no limit. A submission that goes beyond it is refused with status 429, and so are files
+// that go beyond its bytes, with status 413.
 type Quota struct {
 	Runs  int   `json:"runs,omitempty"`  // that have not ended
 	Steps int   `json:"steps,omitempty"` // that wait for a worker

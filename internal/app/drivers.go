@@ -23,6 +23,7 @@ import (
 	wakenats "orrery.example/orrery/internal/wake/nats"
 	wakepostgres "orrery.example/orrery/internal/wake/postgres"
 	wakevalkey "orrery.example/orrery/internal/wake/valkey"
+	"orrery.example/orrery/internal/work"
 )
 
 // openStore opens the store that the options name: the data folder, or a PostgreSQL that several servers share and tell each other of
@@ -78,10 +79,15 @@ func openHints(o Options) (wake.Hints, error) {
 }
 
 // openBlobs opens the blobs that the options name: a folder in the data folder, or a bucket as s3://HOST[:PORT]/BUCKET[/PREFIX], with
-// ?region=… and, for a server without TLS, ?insecure=true. The keys are in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY.
-func openBlobs(ctx context.Context, o Options) (blob.Store, error) {
+// ?region=… and, for a server without TLS, ?insecure=true. stored is told of what is there and was not. The keys are in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY.
+func openBlobs(ctx context.Context, o Options, stored func(work.Tenant, int64)) (blob.Store, error) {
 	if o.Blobs == "" {
-		return folder.Open(filepath.Join(o.Dir, "blobs"))
+		files, err := folder.Open(filepath.Join(o.Dir, "blobs"))
+		if err != nil {
+			return nil, err
+		}
+		files.Stored = stored
+		return files, nil
 	}
 	u, err := url.Parse(o.Blobs)
 	if err != nil || u.Scheme != "s3" || u.Host == "" {
@@ -98,10 +104,15 @@ func openBlobs(ctx context.Context, o Options) (blob.Store, error) {
 	if err := os.MkdirAll(spool, 0o700); err != nil {
 		return nil, fault.Wrap(fault.Internal, err, "folder for uploads")
 	}
-	return s3.Open(ctx, s3.Options{
+	bucketed, err := s3.Open(ctx, s3.Options{
 		Endpoint: u.Host, Secure: u.Query().Get("insecure") != "true", Region: u.Query().Get("region"), Bucket: bucket, Prefix: prefix,
 		AccessKey: os.Getenv("AWS_ACCESS_KEY_ID"), SecretKey: os.Getenv("AWS_SECRET_ACCESS_KEY"), Spool: spool,
 	})
+	if err != nil {
+		return nil, err
+	}
+	bucketed.Stored = stored
+	return bucketed, nil
 }
 
 // Shared reports whether other servers may change the store at the same time.

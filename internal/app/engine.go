@@ -87,7 +87,7 @@ func (f *Folder) worker(ctx context.Context, tenant work.Tenant, spaces string, 
 		Name: name, Tenant: tenant, Slots: slots, Dir: spaces, Local: !f.Shared(), Sandbox: driver, Tier: int(sandbox.T3),
 		Inside: insideOf(ctx, driver), Secret: f.Telemetry.secret(secret), Path: path, Wake: f.Store.Watch(ctx), Now: Now, Log: f.Log,
 		Admit: admit, Observe: f.Telemetry.attempts(name),
-	}, f.Telemetry.source(f.Store, slots), f.Blobs), nil
+	}, f.Telemetry.source(f.Store, slots), f.Limited), nil
 }
 
 // insideOf tells where a step sees its work folder: at a fixed place when it has a root of its own, else where it is. A second kernel makes

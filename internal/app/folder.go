@@ -11,6 +11,7 @@ import (
 
 	"orrery.example/orrery/internal/attest"
 	"orrery.example/orrery/internal/blob"
+	"orrery.example/orrery/internal/collect"
 	"orrery.example/orrery/internal/control"
 	"orrery.example/orrery/internal/fault"
 	"orrery.example/orrery/internal/keyring"
@@ -47,7 +48,9 @@ type Options struct {
 type Folder struct {
 	Options
 	Store   *kernel.Store
-	Blobs   blob.Store
+	Blobs   blob.Store // without a quota: for evidence, which is kept whatever else is
+	Limited blob.Store // the same behind the quotas of tenants
+	Meter   *collect.Meter
 	Keys    keyring.Ring
 	Control *control.Service
 	Attest  *attest.Service
@@ -92,17 +95,20 @@ func (f *Folder) open(ctx context.Context) error {
 		f.Telemetry.Close()
 		return err
 	}
-	if f.Blobs, err = openBlobs(ctx, f.Options); err != nil {
+	f.Meter = &collect.Meter{Records: f.Store, Flows: f.Store, Now: Now, Observe: f.Telemetry.stored}
+	if f.Blobs, err = openBlobs(ctx, f.Options, f.Meter.Stored); err != nil {
 		return errors.Join(err, f.close())
 	}
 	f.Blobs = f.Telemetry.blobs(f.Blobs)
+	f.Meter.Blobs = f.Blobs
+	f.Limited = f.Meter.Limit()
 	if f.Shared() {
 		if err := f.encrypt(ctx); err != nil {
 			return errors.Join(err, f.close())
 		}
 		f.Keys = f.keystore().Ring(f.Tenant)
 	}
-	f.Control = &control.Service{Store: f.Store, Nonces: f.Store, Blobs: f.Blobs, Flows: f.Store, Trust: f.Keys.Trust, Now: Now}
+	f.Control = &control.Service{Store: f.Store, Nonces: f.Store, Blobs: f.Limited, Flows: f.Store, Trust: f.Keys.Trust, Now: Now}
 	if f.ReadOnly {
 		f.lookAttest()
 		return nil
@@ -206,4 +212,10 @@ func NewSandbox(o Options) (sandbox.Driver, error) {
 }
 
 // Close releases the folder.
-func (f *Folder) Close() error { return f.close() }
+func (f *Folder) Close() error {
+	var err error
+	if !f.ReadOnly {
+		err = f.Meter.Flush(context.Background())
+	}
+	return errors.Join(err, f.close())
+}

@@ -82,7 +82,7 @@ const leastGrace = time.Hour
 // Collector removes the blobs of tenants that nothing names any more. A folder that this process has to itself may be given any grace;
 // with a server there are others, who name what they have put some time later.
 func (f *Folder) Collector(grace time.Duration) *collect.Service {
-	return &collect.Service{Store: f.Store, Blobs: f.Blobs, Now: Now, Grace: grace, Held: func() (string, error) { return backupUnderWay(f.Dir) }}
+	return &collect.Service{Store: f.Store, Blobs: f.Blobs, Now: Now, Grace: grace, Meter: f.Meter, Held: func() (string, error) { return backupUnderWay(f.Dir) }}
 }
 
 // backupLock is the file that a backup holds while it reads the folder.

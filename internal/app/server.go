@@ -143,9 +143,9 @@ func (s *Server) prepare(ctx context.Context) error {
 	if s.published, err = s.publishers(); err != nil {
 		return err
 	}
-	routes := rest.Routes(rest.Deps{Store: s.Store, Streams: s.streams, Notify: s.notify, Blobs: s.Blobs, Identity: s.Identity, Admission: s.admission, Login: s.logins(), Space: s.space, Check: s.checks, Now: Now, Debug: s.debug})
+	routes := rest.Routes(rest.Deps{Store: s.Store, Streams: s.streams, Notify: s.notify, Blobs: s.Limited, Keeper: s.Blobs, Usage: s.Meter.Usage, Identity: s.Identity, Admission: s.admission, Login: s.logins(), Space: s.space, Check: s.checks, Now: Now, Debug: s.debug})
 	routes = append(routes, workerapi.Routes(workerapi.Deps{
-		Store: s.Store, Blobs: s.Blobs, Spool: filepath.Join(s.Dir, "uploads"), Now: Now, Log: s.Log, Trust: s.trust, Roots: s.roots, Signed: s.signatures, Authority: s.authority,
+		Store: s.Store, Blobs: s.Limited, Spool: filepath.Join(s.Dir, "uploads"), Now: Now, Log: s.Log, Trust: s.trust, Roots: s.roots, Signed: s.signatures, Authority: s.authority,
 	})...)
 	routes = append(routes, live.Routes(live.Deps{Store: s.Store, Streams: s.streams, Identity: s.Identity})...)
 	routes = append(routes, httpapi.ProbeRoutes(httpapi.Probes{Ready: s.ready, Metrics: s.opts.Aside.metrics(s.Telemetry), Version: s.opts.Version})...)
@@ -244,7 +244,7 @@ func (s *Server) space(ctx context.Context, tenant work.Tenant) (*rest.Space, er
 	if err != nil {
 		return nil, err
 	}
-	sp := &rest.Space{Keys: keys, Attest: sealer, Retention: s.retention(sealer), Collect: s.collection, Control: &control.Service{Store: s.Store, Nonces: s.Store, Blobs: s.Blobs, Flows: s.Store, Trust: keys.Trust, Now: Now, Admit: s.admit(keys)}}
+	sp := &rest.Space{Keys: keys, Attest: sealer, Retention: s.retention(sealer), Collect: s.collection, Control: &control.Service{Store: s.Store, Nonces: s.Store, Blobs: s.Limited, Flows: s.Store, Trust: keys.Trust, Now: Now, Admit: s.admit(keys)}}
 	s.spaces[tenant] = sp
 	if s.life != nil {
 		if err := s.serveTenant(tenant, sp); err != nil {

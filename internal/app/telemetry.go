@@ -198,6 +198,13 @@ func (t *Telemetry) collected(tenant work.Tenant, r collect.Result) {
 	t.Metrics.Kept(tenant, "unnamed", r.Waiting.Blobs, r.Waiting.Bytes)
 }
 
+// stored shows how much a tenant stores.
+func (t *Telemetry) stored(tenant work.Tenant, bytes int64) {
+	if t != nil && t.Metrics != nil {
+		t.Metrics.Stored(tenant, bytes)
+	}
+}
+
 // secret returns a resolver whose secrets never get into the log.
 func (t *Telemetry) secret(resolve func(tenant work.Tenant, ref string) ([]byte, error)) func(tenant work.Tenant, ref string) ([]byte, error) {
 	if t == nil || t.journal == nil {

@@ -34,7 +34,7 @@ func (c *cli) queueCommand() *cobra.Command {
 	return c.grouped("queue", "See, pause and limit the queues in which steps wait for workers",
 		&cobra.Command{
 			Use: "list", Short: "List the queues with what waits and runs, and what is held back", Args: atMost(0),
-			RunE: func(cmd *cobra.Command, _ []string) error { return c.showFlow(cmd.Context()) },
+			RunE: func(cmd *cobra.Command, _ []string) error { return c.showFlow(cmd.Context(), false) },
 		},
 		c.flowCommand(store.FlowQueue, "pause", "Let no step of a queue be claimed; steps that run go on"),
 		c.flowCommand(store.FlowQueue, "resume", "Let a paused queue go on"),
@@ -44,8 +44,8 @@ func (c *cli) queueCommand() *cobra.Command {
 func (c *cli) tenantCommand() *cobra.Command {
 	return c.grouped("tenant", "See, pause and limit all work of a tenant",
 		&cobra.Command{
-			Use: "show", Short: "Show what is held back in the tenant, its limits and its queues", Args: atMost(0),
-			RunE: func(cmd *cobra.Command, _ []string) error { return c.showFlow(cmd.Context()) },
+			Use: "show", Short: "Show what is held back in the tenant, its limits, its queues and what it stores", Args: atMost(0),
+			RunE: func(cmd *cobra.Command, _ []string) error { return c.showFlow(cmd.Context(), true) },
 		},
 		c.flowCommand(store.FlowTenant, "pause", "Let no step of the tenant be claimed; steps that run go on"),
 		c.flowCommand(store.FlowTenant, "resume", "Let a paused tenant go on"),
@@ -143,7 +143,7 @@ func (c *cli) changeFlow(ctx context.Context, change store.FlowChange, by work.A
 		if _, err := f.folder.Store.ChangeFlow(ctx, change); err != nil {
 			return err
 		}
-		return c.printFlow(ctx, f)
+		return c.printFlow(ctx, f, change.Kind == store.FlowTenant && change.Verb == "quota")
 	}
 	var now api.Flow
 	switch change.Verb {
@@ -160,25 +160,25 @@ func (c *cli) changeFlow(ctx context.Context, change store.FlowChange, by work.A
 	if err != nil {
 		return err
 	}
-	return c.listFlow(now)
+	return c.listFlow(now, change.Kind == store.FlowTenant && change.Verb == "quota")
 }
 
-func (c *cli) showFlow(ctx context.Context) error {
+func (c *cli) showFlow(ctx context.Context, stored bool) error {
 	f, err := c.open(ctx, true)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	return c.printFlow(ctx, f)
+	return c.printFlow(ctx, f, stored)
 }
 
-func (c *cli) printFlow(ctx context.Context, f *place) error {
+func (c *cli) printFlow(ctx context.Context, f *place, stored bool) error {
 	if h, remote := f.home.(*serverHome); remote {
 		now, err := h.Client.Flow(ctx)
 		if err != nil {
 			return err
 		}
-		return c.listFlow(now)
+		return c.listFlow(now, stored)
 	}
 	flow, err := f.folder.Store.Flow(ctx, f.Tenant)
 	if err != nil {
@@ -189,6 +189,9 @@ func (c *cli) printFlow(ctx context.Context, f *place) error {
 		return err
 	}
 	var now api.Flow
+	if now.StoredBytes, err = f.folder.Meter.Usage(ctx, f.Tenant); err != nil {
+		return err
+	}
 	for _, part := range []struct{ from, to any }{{flow, &now}, {depths, &now.Depths}} {
 		raw, err := json.Marshal(part.from)
 		if err == nil {
@@ -198,11 +201,11 @@ func (c *cli) printFlow(ctx context.Context, f *place) error {
 			return fault.Wrap(fault.Internal, err, "the flow")
 		}
 	}
-	return c.listFlow(now)
+	return c.listFlow(now, stored)
 }
 
 // listFlow shows every queue in which something stands or that is held back, and then everything else that is.
-func (c *cli) listFlow(f api.Flow) error {
+func (c *cli) listFlow(f api.Flow, stored bool) error {
 	return c.show(f, func(out io.Writer) error {
 		rows := [][]string{{"QUEUE", "READY", "RUNNING", "LIMIT", "SINCE", "HELD BACK"}}
 		seen := map[string]bool{}
@@ -229,6 +232,9 @@ func (c *cli) listFlow(f api.Flow) error {
 		}
 		if q := f.Quota; q != nil {
 			fmt.Fprintf(out, "quota   runs %s, waiting steps %s, bytes %s\n", orNone(q.Runs), orNone(q.Steps), orNone(int(q.Bytes)))
+		}
+		if stored {
+			fmt.Fprintf(out, "files   %d bytes stored\n", f.StoredBytes)
 		}
 		for _, name := range slices.Sorted(maps.Keys(f.Packs)) {
 			fmt.Fprintf(out, "pack    %s  %s\n", name, heldBack(f.Packs[name].Paused))

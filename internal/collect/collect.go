@@ -40,6 +40,7 @@ type Service struct {
 	Blobs blob.Store
 	Now   func() work.Time
 	Grace time.Duration // between the two looks, and after the last use
+	Meter *Meter        // is told how much there is; nil for nobody
 
 	// Held says why nothing may be removed at the moment: a backup reads. It is asked before every blob; "" for nothing, and a nil
 	// function says nothing.
@@ -97,6 +98,12 @@ func (s *Service) Collect(ctx context.Context, tenant work.Tenant) (r Result, er
 			err = ended
 		}
 	}()
+	from := int64(0)
+	if s.Meter != nil {
+		if from, err = s.Meter.mark(quiet, tenant); err != nil {
+			return Result{}, err
+		}
+	}
 	l, err := s.look(ctx, tenant)
 	if err != nil {
 		return Result{}, err
@@ -119,6 +126,11 @@ func (s *Service) Collect(ctx context.Context, tenant work.Tenant) (r Result, er
 	}
 	left := Amount{due.Blobs - l.result.Freed.Blobs, due.Bytes - l.result.Freed.Bytes}
 	l.result.Waiting = Amount{l.result.Waiting.Blobs + left.Blobs, l.result.Waiting.Bytes + left.Bytes}
+	if s.Meter != nil {
+		if err := s.Meter.recount(quiet, tenant, from, l.result.Kept.Bytes+l.result.Waiting.Bytes); err != nil {
+			return l.result, err
+		}
+	}
 	return l.result, s.count(quiet, tenant, l.result)
 }
 

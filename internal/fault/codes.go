@@ -35,6 +35,7 @@ var translations = map[Code]translation{
 	Locked:             {423, ExitUnavailable},
 	Unavailable:        {503, ExitUnavailable},
 	Exhausted:          {429, ExitUnavailable},
+	OverQuota:          {413, ExitUnavailable},
 	SandboxUnavailable: {422, ExitError},
 	Sandbox:            {500, ExitError},
 	Unverified:         {422, ExitInvalid},

@@ -25,6 +25,7 @@ const (
 	Locked             Code = "LOCKED"              // another process holds the data folder
 	Unavailable        Code = "UNAVAILABLE"         // try again later
 	Exhausted          Code = "EXHAUSTED"           // a quota, a limit or the disk is full
+	OverQuota          Code = "QUOTA_EXCEEDED"      // a tenant would store more than it may; waiting does not help
 	SandboxUnavailable Code = "SANDBOX_UNAVAILABLE" // the machine lacks a protection the step asks for
 	Sandbox            Code = "SANDBOX"             // the sandbox itself failed
 	Unverified         Code = "UNVERIFIED"          // a signature, digest or proof does not hold

@@ -26,7 +26,7 @@ type serverMetrics struct {
 
 	background, blobs, deliveries, dropped *prometheus.CounterVec
 	freed, freedBytes                      *prometheus.CounterVec
-	kept, keptBytes                        *prometheus.GaugeVec
+	kept, keptBytes, stored                *prometheus.GaugeVec
 }
 
 // Buckets. The bounds of the service levels are among them: five minutes for a run, half a second for a request.
@@ -69,6 +69,7 @@ func (m *Metrics) defineServer() {
 	s.freedBytes = m.counter("orchestrator_blobs_collected_bytes_total", "Their bytes.", "tenant")
 	s.kept = m.gauge("orchestrator_blobs_kept", "Files that were there at the last collection, by whether something named them.", "tenant", "reference")
 	s.keptBytes = m.gauge("orchestrator_blobs_kept_bytes", "Their bytes.", "tenant", "reference")
+	s.stored = m.gauge("orchestrator_stored_bytes", "Bytes of files that are stored, as far as this process knows.", "tenant")
 	s.deliveries = m.counter("orchestrator_deliveries_total", "Attempts to deliver a notification, by channel and result.", "channel", "result")
 	s.dropped = m.counter("orchestrator_traces_dropped_total", "Runs whose spans were not sent because too many were waiting.")
 	for _, v := range []*prometheus.CounterVec{s.events, s.commitsFailed, s.dropped} {
@@ -88,6 +89,11 @@ func (m *Metrics) Kept(tenant work.Tenant, reference string, files, bytes int64)
 	label := m.tenant(tenant)
 	m.server.kept.WithLabelValues(label, reference).Set(float64(files))
 	m.server.keptBytes.WithLabelValues(label, reference).Set(float64(bytes))
+}
+
+// Stored shows how many bytes a tenant stores.
+func (m *Metrics) Stored(tenant work.Tenant, bytes int64) {
+	m.server.stored.WithLabelValues(m.tenant(tenant)).Set(float64(bytes))
 }
 
 // Commit takes a commit of the store; see kernel.Options.Observe.

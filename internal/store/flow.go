@@ -33,6 +33,19 @@ type Quota struct {
 	Bytes int64 `json:"bytes,omitempty"` // of stored files
 }
 
+// UsageKind is the kind, and the id, of the record that says how many bytes a tenant stores.
+const UsageKind = "usage"
+
+// Usage is how many bytes a tenant stores, as a count of all and what came after it.
+type Usage struct {
+	Counted int64 `json:"counted"` // bytes, when they were counted last
+	From    int64 `json:"from"`    // what had been added by then
+	Added   int64 `json:"added"`   // bytes that were ever added
+}
+
+// Bytes is how many there are.
+func (u *Usage) Bytes() int64 { return u.Counted + u.Added - u.From }
+
 // What a FlowChange is about.
 const (
 	FlowTenant = "tenant"

@@ -99,3 +99,44 @@ func (r *rig) age(tenant work.Tenant, by time.Duration) {
 		}
 	}
 }
+
+// O9: at the quota of bytes submissions and packs are refused with a code of their own, and evidence is made and kept all the same.
+func TestO9_QuotaOfBytes(t *testing.T) {
+	r := start(t, app.ServerOptions{Work: true})
+	const tenant = "local"
+	tokens := r.tenant(tenant, "operator", "viewer", "publisher", "admin")
+	const leaves = "steps:\n  - {id: a, run: 'echo result > out.txt', outputs: {text: out.txt}}\n"
+	submit := func(label string) answer {
+		return r.ask("POST", "/api/v1/runs", tokens["operator"], tenant, map[string]any{"manifest": leaves, "labels": map[string]string{"case": label}})
+	}
+	run := r.want(submit("1"), 201)["runId"].(string)
+	r.finish(tokens["viewer"], tenant, run)
+	stored := r.want(r.ask("GET", "/api/v1/flow", tokens["viewer"], tenant, nil), 200)["storedBytes"].(float64)
+	if int(stored) < len(leaves)+len("result\n") {
+		t.Errorf("%g bytes are stored", stored)
+	}
+	reasons := []string{"X-Orrery-Reason", "too much", "X-Orrery-Ticket", "OPS-1"}
+	limit := func(bytes int) {
+		t.Helper()
+		r.want(r.ask("POST", "/api/v1/flow/limit", tokens["admin"], tenant, map[string]any{"kind": "tenant", "quota": map[string]any{"bytes": bytes}}, reasons...), 200)
+	}
+	limit(1)
+	var refused answer
+	for n := 2; refused.status != 413; n++ { // what was stored counts after a second
+		if refused = submit(fmt.Sprint(n)); refused.status != 201 && refused.status != 413 || n == 10_000 {
+			t.Fatalf("submission %d: %d %s", n, refused.status, refused.body)
+		}
+	}
+	r.code(refused, 413, "QUOTA_EXCEEDED")
+	if res := r.ask("GET", "/api/v1/runs/"+run+"/evidence", tokens["viewer"], tenant, nil); res.status != 200 {
+		t.Errorf("the evidence at the quota: %d %s", res.status, res.body)
+	}
+	limit(0)
+	for n := 0; ; n++ {
+		if res := submit(fmt.Sprint(n)); res.status == 201 {
+			break
+		} else if n == 10_000 {
+			t.Fatalf("without the quota: %d %s", res.status, res.body)
+		}
+	}
+}

@@ -30,6 +30,9 @@ type Harness struct {
 	// Damage changes one byte of a blob.
 	Damage func(t testing.TB, s blob.Store, tenant work.Tenant, digest work.Digest)
 
+	// Tell lets a function hear of bytes that are there and were not.
+	Tell func(s blob.Store, stored func(tenant work.Tenant, bytes int64))
+
 	// Leftovers counts files that are no blobs.
 	Leftovers func(testing.TB, blob.Store) int
 }
@@ -44,7 +47,7 @@ func Run(t *testing.T, h Harness) {
 	for name, test := range map[string]func(*testing.T, Harness, blob.Store){
 		"Sizes": sizes, "Again": again, "Missing": absent, "Tenants": tenants, "Batch": batch, "BrokenReader": brokenReader,
 		"Cancelled": cancelled, "Damaged": damaged, "List": list, "Collect": collect, "CollectWhilePutting": collectWhilePutting,
-		"CollectWhileAsking": collectWhileAsking, "CollectStopped": collectStopped,
+		"CollectWhileAsking": collectWhileAsking, "CollectStopped": collectStopped, "Stored": stored,
 		"Together": together,
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -371,6 +374,31 @@ func collectStopped(t *testing.T, h Harness, s blob.Store) {
 	second, _, err := s.Collect(t.Context(), acme, time.Now().Add(-24*time.Hour), func(work.Digest) bool { return false })
 	if err != nil || first+second != all {
 		t.Errorf("then %d: %v", second, err)
+	}
+}
+
+// stored: whoever counts is told of each blob once.
+func stored(t *testing.T, h Harness, s blob.Store) {
+	var mu sync.Mutex
+	told := map[work.Tenant]int64{}
+	h.Tell(s, func(tenant work.Tenant, bytes int64) {
+		mu.Lock()
+		defer mu.Unlock()
+		told[tenant] += bytes
+	})
+	small, large := []byte("small"), bytes.Repeat([]byte("large"), 100_000)
+	for range 2 {
+		put(t, s, acme, small)
+		put(t, s, acme, large)
+		if _, err := s.PutAll(t.Context(), zenith, [][]byte{small, small, []byte("other")}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, _, err := s.Put(t.Context(), acme, brokenAtOnce{}); err == nil {
+		t.Error("a broken reader was stored")
+	}
+	if told[acme] != int64(len(small)+len(large)) || told[zenith] != int64(len(small)+len("other")) {
+		t.Errorf("told of %v", told)
 	}
 }
 

@@ -21,6 +21,9 @@ import (
 
 // Store keeps blobs below one folder. Several processes may put and read at the same time; only one may delete and collect.
 type Store struct {
+	// Stored is told of bytes that are there and were not; nil tells nobody. It is set before the first use.
+	Stored func(tenant work.Tenant, bytes int64)
+
 	dir string
 
 	// present is held for writing by who removes, so that a blob cannot go between the look that finds it and the note that it is

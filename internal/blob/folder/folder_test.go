@@ -47,6 +47,7 @@ func TestStore(t *testing.T) {
 				t.Fatal(err)
 			}
 		},
+		Tell: func(s blob.Store, stored func(work.Tenant, int64)) { s.(*Store).Stored = stored },
 		Leftovers: func(t testing.TB, s blob.Store) int {
 			left, err := filepath.Glob(filepath.Join(s.(*Store).dir, "*", incoming, "*"))
 			if err != nil {

@@ -45,7 +45,7 @@ func (s *Store) Put(ctx context.Context, tenant work.Tenant, r io.Reader) (work.
 	if err != nil {
 		return "", 0, err
 	}
-	if err := s.place(file, filepath.Join(dir, digest.Hex()), size); err != nil {
+	if err := s.place(tenant, file, filepath.Join(dir, digest.Hex()), size); err != nil {
 		return "", 0, err
 	}
 	return digest, size, flush(dir)
@@ -87,7 +87,7 @@ func (s *Store) PutAll(ctx context.Context, tenant work.Tenant, blobs [][]byte) 
 			if err != nil {
 				return err
 			}
-			return s.place(file, filepath.Join(dir, digest.Hex()), size)
+			return s.place(tenant, file, filepath.Join(dir, digest.Hex()), size)
 		}); err != nil {
 			return nil, err
 		}
@@ -166,13 +166,16 @@ func (s *Store) needed(name string, size int64) (age time.Duration, had bool) {
 }
 
 // place gives a file the name of its blob, unless that is there by now.
-func (s *Store) place(file, name string, size int64) error {
+func (s *Store) place(tenant work.Tenant, file, name string, size int64) error {
 	if _, had := s.needed(name, size); had {
 		return full(os.Remove(file))
 	}
 	if err := os.Rename(file, name); err != nil {
 		_ = os.Remove(file) // what stays is swept later
 		return full(err)
+	}
+	if s.Stored != nil {
+		s.Stored(tenant, size)
 	}
 	return nil
 }

@@ -122,8 +122,13 @@ func (s *Store) put(ctx context.Context, tenant work.Tenant, in *spool) error {
 		// The server compares what has arrived with the very digest that names it.
 		options.UserMetadata = map[string]string{"x-amz-checksum-sha256": base64.StdEncoding.EncodeToString(sum)}
 	}
-	_, err = s.client.PutObject(ctx, s.o.Bucket, newKey(folder), in, in.size, options)
-	return classify(err)
+	if _, err = s.client.PutObject(ctx, s.o.Bucket, newKey(folder), in, in.size, options); err != nil {
+		return classify(err)
+	}
+	if s.Stored != nil {
+		s.Stored(tenant, in.size)
+	}
+	return nil
 }
 
 // PutAll implements blob.Store.

@@ -41,6 +41,9 @@ type Options struct {
 
 // Store keeps blobs in one bucket.
 type Store struct {
+	// Stored is told of bytes that are there and were not; nil tells nobody. It is set before the first use.
+	Stored func(tenant work.Tenant, bytes int64)
+
 	client *minio.Client
 	o      Options
 }

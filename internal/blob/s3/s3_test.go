@@ -83,6 +83,7 @@ func TestStore(t *testing.T) {
 				}
 			}
 		},
+		Tell: func(s blob.Store, stored func(work.Tenant, int64)) { s.(*Store).Stored = stored },
 		Leftovers: func(t testing.TB, of blob.Store) int {
 			s := of.(*Store)
 			left, err := os.ReadDir(s.o.Spool)

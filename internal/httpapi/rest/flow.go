@@ -44,7 +44,10 @@ func (s *service) flow(r *http.Request, c *httpapi.Call) (api.Flow, error) {
 	if err != nil {
 		return out, err
 	}
-	out.Depths, err = recastAll[api.QueueDepth](depths)
+	if out.Depths, err = recastAll[api.QueueDepth](depths); err != nil {
+		return out, err
+	}
+	out.StoredBytes, err = s.Usage(r.Context(), c.Tenant)
 	return out, err
 }
 

@@ -45,7 +45,7 @@ func (s *service) getEvidence(w http.ResponseWriter, r *http.Request, c *httpapi
 		return fault.New(fault.Conflict, "run %s has not ended; evidence is made at the end", run.Name)
 	}
 	var out bytes.Buffer
-	if err := sp.Attest.Export(r.Context(), run, s.Blobs, &out); err != nil {
+	if err := sp.Attest.Export(r.Context(), run, s.Keeper, &out); err != nil {
 		return err
 	}
 	return download(w, r, "application/x-tar", string(run.Head), &out, int64(out.Len()))

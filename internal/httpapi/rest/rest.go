@@ -46,7 +46,9 @@ type Space struct {
 // Deps are what the operations work on.
 type Deps struct {
 	Store     store.Store
-	Blobs     Blobs
+	Blobs     Blobs         // behind the quotas of tenants
+	Keeper    attest.Keeper // of evidence, without them
+	Usage     func(ctx context.Context, tenant work.Tenant) (bytes int64, err error)
 	Streams   *stream.Hub
 	Notify    *notify.Service
 	Identity  *identity.Service

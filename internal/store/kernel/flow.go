@@ -123,7 +123,10 @@ func (u *unit) count(tenant work.Tenant, f *flow) error {
 // admits refuses a submission that goes beyond the quota of its tenant.
 func (u *unit) admits(tenant work.Tenant) error {
 	f, err := u.flow(tenant)
-	if err != nil || f.Quota.Runs == 0 && f.Quota.Steps == 0 {
+	if err != nil || f.Quota == (store.Quota{}) {
+		return err
+	}
+	if err := u.admitsBytes(tenant, f.Quota.Bytes); err != nil {
 		return err
 	}
 	if u.lock != nil {
@@ -160,6 +163,33 @@ func (u *unit) admits(tenant work.Tenant) error {
 			return fault.New(fault.Exhausted, "the tenant %s has %d steps that wait for a worker, as many as it may", tenant, most).
 				WithHint("wait until some have run, or ask the operator: orrery tenant quota --steps")
 		}
+	}
+	return nil
+}
+
+// admitsBytes refuses a submission of a tenant that stores as much as it may.
+func (u *unit) admitsBytes(tenant work.Tenant, most int64) error {
+	if most == 0 {
+		return nil
+	}
+	var row *store.Record
+	var err error
+	if u.lock != nil {
+		row, err = u.lock.Share(tenant, store.UsageKind, store.UsageKind)
+	} else {
+		row, err = u.tx.Record(tenant, store.UsageKind, store.UsageKind)
+	}
+	if err != nil || row == nil {
+		u.fail(err)
+		return err
+	}
+	var usage store.Usage
+	if err := json.Unmarshal(row.Doc, &usage); err != nil {
+		return fault.Wrap(fault.Internal, err, "the usage of %s", tenant)
+	}
+	if usage.Bytes() >= most {
+		return fault.New(fault.OverQuota, "the tenant %s stores %d bytes of files, and may store %d", tenant, usage.Bytes(), most).
+			WithHint("let old runs go (orrery retention set, orrery gc), or ask the operator: orrery tenant quota --bytes")
 	}
 	return nil
 }

@@ -200,6 +200,17 @@ func testQuota(r *rig) {
 	r.submit(acme, plan(nil, runStep("a"), runStep("b")))
 	out = r.Submit(r.ctx(), []store.Submission{r.submission(acme, plan(nil, runStep("a")))})
 	r.wants("a run while enough steps wait", out[0].Err, fault.Exhausted)
+	_, err = r.ChangeFlow(r.ctx(), store.FlowChange{Tenant: acme, Kind: store.FlowTenant, Verb: "quota", Quota: store.Quota{Bytes: 1000}})
+	r.must("quota", err)
+	r.submit(acme, plan(nil, runStep("a"))) // nobody has counted
+	usage := store.Record{Tenant: acme, Kind: store.UsageKind, ID: store.UsageKind, Doc: []byte(`{"counted":900,"from":50,"added":149}`)}
+	r.must("count", r.Change(r.ctx(), store.RecordChange{Record: usage}))
+	r.submit(acme, plan(nil, runStep("a")))
+	usage.Version, usage.Doc = 1, []byte(`{"counted":900,"from":50,"added":150}`)
+	r.must("count", r.Change(r.ctx(), store.RecordChange{Record: usage}))
+	out = r.Submit(r.ctx(), []store.Submission{r.submission(acme, plan(nil, runStep("a")))})
+	r.wants("a run of a tenant that stores as much as it may", out[0].Err, fault.OverQuota)
+	r.submit(zenith, plan(nil, runStep("a")))
 }
 
 // testDelayed: a run starts at its time and not before; one with a concurrency key stands in line only then.
