@@ -8,6 +8,8 @@ import (
 	"orrery.example/orrery/internal/access"
 	"orrery.example/orrery/internal/identity"
 	"orrery.example/orrery/internal/oidc"
+	"orrery.example/orrery/internal/store"
+	"orrery.example/orrery/internal/work"
 )
 
 // callers finds out who holds a token: one that the installation made, or one of an identity provider.
@@ -16,10 +18,20 @@ type callers struct {
 	federated *oidc.Service
 }
 
+// Expect implements httpapi.Identifier.
+func (c callers) Expect(token string, tenant work.Tenant) (string, []store.RecordRef) {
+	return c.own.Expect(token, tenant) // a token of an identity provider is none of ours
+}
+
+// Tenant implements httpapi.Identifier.
+func (c callers) Tenant(ctx context.Context, tenant work.Tenant, found store.Found) error {
+	return c.own.KnowTenant(ctx, tenant, found)
+}
+
 // Principal implements httpapi.Identifier.
-func (c callers) Principal(ctx context.Context, token string) (access.Principal, error) {
+func (c callers) Principal(ctx context.Context, token string, found store.Found) (access.Principal, error) {
 	if !oidc.Looks(token) {
-		return c.own.Principal(ctx, token)
+		return c.own.Principal(ctx, token, found)
 	}
 	p, err := c.federated.Person(ctx, token)
 	if err != nil {

@@ -154,7 +154,7 @@ func (s *Server) prepare(ctx context.Context) error {
 		return err
 	}
 	config := httpapi.Config{
-		Routes: append(routes, documents...), Identity: callers{s.Identity, s.federated}, Tickets: s.Identity, Certificate: s.authority.Identify, Tenant: s.Identity.KnowTenant, Records: s.Store,
+		Routes: append(routes, documents...), Identity: callers{s.Identity, s.federated}, Tickets: s.Identity, Certificate: s.authority.Identify, Records: s.Store,
 		Version: s.opts.Version, Rate: s.opts.Rate, Burst: s.opts.Burst, Now: Now, Log: s.Log,
 	}
 	if s.Telemetry != nil {
@@ -236,7 +236,7 @@ func (s *Server) space(ctx context.Context, tenant work.Tenant) (*rest.Space, er
 	if sp := s.spaces[tenant]; sp != nil {
 		return sp, nil
 	}
-	if err := s.Identity.KnowTenant(ctx, tenant); err != nil {
+	if err := s.Identity.KnowTenant(ctx, tenant, nil); err != nil {
 		return nil, err
 	}
 	keys := s.ring(tenant)

@@ -11,7 +11,6 @@ import (
 	"encoding/hex"
 	"io"
 	"io/fs"
-	"sync/atomic"
 
 	"github.com/google/uuid"
 
@@ -51,8 +50,6 @@ type Service struct {
 
 	// Admit returns nil when a pack may run for somebody; nil for a function that always does.
 	Admit func(ctx context.Context, tenant work.Tenant, pack work.PackRef, submitter string) error
-
-	crowded atomic.Int32 // rises when names are taken, falls when they are free
 }
 
 // Plan turns a pack with its inputs into a plan. Errors: manifest.Problems with places in the manifest.

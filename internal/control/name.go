@@ -2,27 +2,36 @@ package control
 
 import (
 	"crypto/rand"
+	"encoding/binary"
 	"fmt"
 	"strings"
+	"sync"
 )
 
-// maxNames is how many names are tried for a run before a number is put behind them for good.
-const maxNames = 20
-
-// firstLong is the first attempt whose name is made longer by a number.
-const firstLong = 3
-
-// newName returns two words that are easy to say and type, at later attempts with a number.
-func newName(attempt int) string {
-	var b [4]byte
-	_, _ = rand.Read(b[:]) // never fails, by its documentation
-	adjectives, nouns := strings.Fields(adjectiveList), strings.Fields(nounList)
-	name := adjectives[int(b[0])%len(adjectives)] + "-" + nouns[int(b[1])%len(nouns)]
-	if attempt >= firstLong {
-		name += fmt.Sprintf("-%d", (int(b[2])<<8|int(b[3]))%9000+1000)
+// newNames returns names that are easy to say and type, of which a run takes the first that is free: two words, and then two words with a
+// number, of which there are too many to run out. Those of many runs at once have numbers: the short ones would soon be gone.
+func newNames(short bool) []string {
+	var names []string
+	if short {
+		names = append(names, twoWords(), twoWords())
 	}
-	return name
+	var b [8]byte
+	_, _ = rand.Read(b[:]) // never fails, by its documentation
+	number := binary.BigEndian.Uint64(b[:])
+	return append(names, fmt.Sprintf("%s-%04d", twoWords(), 1000+number%9000), fmt.Sprintf("%s-%09d", twoWords(), number%1_000_000_000))
 }
+
+func twoWords() string {
+	var b [2]byte
+	_, _ = rand.Read(b[:]) // never fails, by its documentation
+	adjectives, nouns := wordLists()
+	return adjectives[int(b[0])%len(adjectives)] + "-" + nouns[int(b[1])%len(nouns)]
+}
+
+// wordLists are split once.
+var wordLists = sync.OnceValues(func() (adjectives, nouns []string) {
+	return strings.Fields(adjectiveList), strings.Fields(nounList)
+})
 
 const adjectiveList = `amber azure bold brave bright brisk calm clear clever cool copper coral crisp daring deep distant early
 eager fair fast fine first gentle glad golden grand green happy hazel humble indigo ivory jolly keen kind lively lone lucky

@@ -267,23 +267,33 @@ func (s *Service) Rerun(ctx context.Context, run work.Run, sub Submission) (work
 
 // Retry submits a plan, the run's own or a changed one, with everything carried over that holds.
 func (s *Service) Retry(ctx context.Context, run work.Run, sub Submission, selectors []string) (work.Run, Carry, error) {
-	if !run.State.Terminal() {
-		return work.Run{}, Carry{}, fault.New(fault.Conflict, "run %s has not ended", run.Name).
-			WithHint("orrery runs resume %s carries it on, orrery runs cancel %s ends it", run.Name, run.Name)
-	}
 	if sub.Built == nil {
 		var err error
 		if sub.Built, err = s.Stored(ctx, run); err != nil {
 			return work.Run{}, Carry{}, err
 		}
 	}
-	c, err := s.Carry(ctx, run, sub.Built, selectors)
+	c, err := s.CarryEnded(ctx, run, sub.Built, selectors)
 	if err != nil {
 		return work.Run{}, c, err
 	}
-	sub.Tenant, sub.RetryOf, sub.Carried, sub.Trace = run.Tenant, run.ID, c.Carried, TraceOf(&run, sub.Trace)
-	created, err := s.Submit(ctx, sub)
+	created, err := s.RetryCarrying(ctx, run, sub, c)
 	return created, c, err
+}
+
+// CarryEnded is Carry for a run that has ended. Error: fault.Conflict for one that has not.
+func (s *Service) CarryEnded(ctx context.Context, run work.Run, built *plan.Built, selectors []string) (Carry, error) {
+	if !run.State.Terminal() {
+		return Carry{}, fault.New(fault.Conflict, "run %s has not ended", run.Name).
+			WithHint("orrery runs resume %s carries it on, orrery runs cancel %s ends it", run.Name, run.Name)
+	}
+	return s.Carry(ctx, run, built, selectors)
+}
+
+// RetryCarrying submits a plan with what CarryEnded has found.
+func (s *Service) RetryCarrying(ctx context.Context, run work.Run, sub Submission, c Carry) (work.Run, error) {
+	sub.Tenant, sub.RetryOf, sub.Carried, sub.Trace = run.Tenant, run.ID, c.Carried, TraceOf(&run, sub.Trace)
+	return s.Submit(ctx, sub)
 }
 
 // Match returns the runs that a query selects, for commands that act on several.

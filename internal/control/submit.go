@@ -5,7 +5,6 @@ import (
 	"strings"
 
 	"orrery.example/orrery/internal/canonical"
-	"orrery.example/orrery/internal/fault"
 	"orrery.example/orrery/internal/store"
 	"orrery.example/orrery/internal/work"
 )
@@ -70,53 +69,26 @@ func (p *prepared) complete(sub Submission, trace work.Trace, inputs work.Digest
 	}
 }
 
-// create gives runs their names and creates them. A name that is taken costs another try.
+// create gives runs names to choose from and creates them.
 func (s *Service) create(ctx context.Context, runs []prepared) []store.Submitted {
-	out := make([]store.Submitted, len(runs))
-	var left []int
+	batch := make([]store.Submission, len(runs))
 	var ids []string
 	for i := range runs {
-		if out[i].Err = runs[i].err; out[i].Err == nil {
-			left, ids = append(left, i), append(ids, string(runs[i].Run.ID))
+		batch[i] = runs[i].Submission
+		if batch[i].Refused = runs[i].err; batch[i].Refused != nil {
+			continue
 		}
+		names := newNames(len(runs) == 1)
+		batch[i].Run.Name, batch[i].Names = names[0], names[1:]
+		ids = append(ids, string(batch[i].Run.ID))
+	}
+	if len(ids) == 0 {
+		out := make([]store.Submitted, len(runs))
+		for i := range runs {
+			out[i].Err = runs[i].err
+		}
+		return out
 	}
 	store.About(ctx, strings.Join(ids, " "))
-	for attempt := s.firstName(len(runs)); len(left) > 0; attempt++ {
-		batch := make([]store.Submission, len(left))
-		for at, i := range left {
-			runs[i].Run.Name = newName(attempt)
-			runs[i].Data.Name = runs[i].Run.Name
-			batch[at] = runs[i].Submission
-		}
-		var again []int
-		for at, made := range s.Store.Submit(ctx, batch) {
-			i := left[at]
-			if out[i] = made; fault.CodeOf(made.Err) == fault.Conflict && attempt < maxNames {
-				if _, err := s.Store.Run(ctx, batch[at].Run.Tenant, batch[at].Run.Name); err == nil {
-					again = append(again, i) // only the name was taken
-				}
-			}
-		}
-		s.tried(attempt, len(again), len(left)-len(again))
-		left = again
-	}
-	return out
-}
-
-// most is how many tries for a short name may fail, more than succeed, before no more are made.
-const most = 20
-
-// firstName is the attempt to begin with. Where nearly all short names are taken it is not worth the while to try them; and those of many runs
-// would meet those that others create at the same moment, whose transactions then fail again and again.
-func (s *Service) firstName(runs int) int {
-	if runs > 1 || s.crowded.Load() >= most {
-		return firstLong
-	}
-	return 0
-}
-
-func (s *Service) tried(attempt, taken, free int) {
-	if attempt < firstLong {
-		s.crowded.Store(min(max(0, s.crowded.Load()+int32(taken-free)), most))
-	}
+	return s.Store.Submit(ctx, batch)
 }

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"orrery.example/orrery/internal/store"
+	"orrery.example/orrery/internal/work"
 )
 
 // mutate runs an operation that changes something: its answer is held back until the audit entry is written and, with an
@@ -34,7 +35,7 @@ func (s *Server) perform(r *http.Request, route *Route, c *Call, body *spooled) 
 	ctx := store.WithAudit(r.Context(), entry)
 	again := r.WithContext(ctx)
 	again.Body = body.reader()
-	a := &answer{header: http.Header{}, Status: http.StatusOK}
+	a := newAnswer()
 	if err := route.Handle(a, again, c); err != nil {
 		return nil, err
 	}
@@ -48,15 +49,19 @@ func (s *Server) perform(r *http.Request, route *Route, c *Call, body *spooled) 
 }
 
 func (s *Server) entry(r *http.Request, route *Route, c *Call) *store.Audit {
-	tenant := c.Tenant
-	if tenant == "" {
-		tenant = store.Installation
-	}
 	return &store.Audit{
-		Tenant: tenant, Action: route.Name, Actor: c.Principal.Subject, Kind: c.Principal.Kind, Token: c.Principal.TokenID,
+		Tenant: homeOf(c), Action: route.Name, Actor: c.Principal.Subject, Kind: c.Principal.Kind, Token: c.Principal.TokenID,
 		Subject: subjectOf(r, route), Reason: c.Principal.Reason, Ticket: c.Principal.Ticket, Scope: string(route.Scope),
 		Project: c.Project, Trace: c.RequestID,
 	}
+}
+
+// homeOf is where what is kept of a request belongs.
+func homeOf(c *Call) work.Tenant {
+	if c.Tenant == "" {
+		return store.Installation
+	}
+	return c.Tenant
 }
 
 // subjectOf is what an operation is done to: the parameters of its path.
@@ -89,6 +94,8 @@ type answer struct {
 	Head   map[string]string `json:"head,omitempty"`
 	Body   []byte            `json:"body"`
 }
+
+func newAnswer() *answer { return &answer{header: http.Header{}, Status: http.StatusOK} }
 
 // Header implements http.ResponseWriter.
 func (a *answer) Header() http.Header { return a.header }

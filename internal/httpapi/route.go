@@ -11,6 +11,7 @@ import (
 	"net/http"
 
 	"orrery.example/orrery/internal/access"
+	"orrery.example/orrery/internal/store"
 	"orrery.example/orrery/internal/work"
 )
 
@@ -26,6 +27,7 @@ type Route struct {
 	Scope    access.Scope // the right it needs; "" when any known caller may ask
 	Public   bool         // answers without a token and without a tenant
 	NoTenant bool         // the tenant header is optional: the operation is about the caller or the installation
+	Runs     bool         // makes runs and says with Call.Answers how: with them its answer is kept
 	Plain    bool         // a protocol with its own idempotency and no action of a person: neither Idempotency-Key nor audit entry
 
 	Query     []Param
@@ -63,4 +65,17 @@ type Call struct {
 
 	// Draining is closed when the server stops: streams end then, and their clients go on at another server.
 	Draining <-chan struct{}
+
+	found   store.Found // what was looked up when the request came
+	answers func(render)
+}
+
+type render func(w http.ResponseWriter, made []store.Submitted) error
+
+// Answers says how the operation answers when its command has made runs. With an Idempotency-Key the answer is kept in the transaction of the
+// runs; the operation writes the same answer itself when the command has returned.
+func (c *Call) Answers(how func(w http.ResponseWriter, made []store.Submitted) error) {
+	if c.answers != nil {
+		c.answers(how)
+	}
 }

@@ -18,10 +18,17 @@ import (
 	"orrery.example/orrery/internal/work"
 )
 
-// Identifier finds out who holds a token.
+// Identifier finds out who holds a token, and which tenants there are. What it will want to know is looked up beforehand, with whatever else
+// a request needs, so that all of it is one question to the store; what was not looked up it asks for itself.
 type Identifier interface {
+	// Expect returns what Principal and Tenant will look for, and the subject of the token as far as that is known, else "". The tenant may be "".
+	Expect(token string, tenant work.Tenant) (subject string, refs []store.RecordRef)
+
 	// Principal returns who a token stands for. Error: fault.Unauthenticated for a token that is unknown, expired or revoked.
-	Principal(ctx context.Context, token string) (access.Principal, error)
+	Principal(ctx context.Context, token string, found store.Found) (access.Principal, error)
+
+	// Tenant returns nil for a tenant that exists, else fault.NotFound.
+	Tenant(ctx context.Context, tenant work.Tenant, found store.Found) error
 }
 
 // Tickets opens streams for those who cannot send a token along.
@@ -41,9 +48,8 @@ type Config struct {
 	// Certificate returns who holds the certificate of a connection; nil when nobody comes with one. Error: fault.Unauthenticated.
 	Certificate func(context.Context, *x509.Certificate) (access.Principal, error)
 
-	Tickets Tickets                                             // nil for none
-	Tenant  func(ctx context.Context, tenant work.Tenant) error // nil for a tenant that exists, else fault.NotFound
-	Records store.Records                                       // keeps answers that may be asked for again, and audit entries
+	Tickets Tickets       // nil for none
+	Records store.Records // keeps answers that may be asked for again, and audit entries
 	Version string
 	Rate    float64          // requests a second of one token, 0 for no limit
 	Burst   int              // requests at once, 0 for twice Rate
@@ -197,9 +203,9 @@ func (s *Server) methods(r *http.Request) []string {
 	return out
 }
 
-// who finds out who asks: by the token, and without one by the certificate of the connection.
-func (s *Server) who(r *http.Request) (access.Principal, error) {
-	if s.Certificate != nil && r.TLS != nil && len(r.TLS.PeerCertificates) > 0 && r.Header.Get("Authorization") == "" {
+// who finds out who asks: by the token, and without one by the certificate of the connection. Found is what was looked up for it.
+func (s *Server) who(r *http.Request, found store.Found) (access.Principal, error) {
+	if s.certified(r) {
 		return s.Certificate(r.Context(), r.TLS.PeerCertificates[0])
 	}
 	if ticket := ticketOf(r); ticket != "" && s.Tickets != nil {
@@ -213,11 +219,32 @@ func (s *Server) who(r *http.Request) (access.Principal, error) {
 	if err != nil {
 		return access.Principal{}, err
 	}
-	p, err := s.Identity.Principal(r.Context(), token)
+	p, err := s.Identity.Principal(r.Context(), token, found)
 	if fault.CodeOf(err) == fault.Unauthenticated {
 		return p, s.guessed(r, err)
 	}
 	return p, err
+}
+
+func (s *Server) certified(r *http.Request) bool {
+	return s.Certificate != nil && r.TLS != nil && len(r.TLS.PeerCertificates) > 0 && r.Header.Get("Authorization") == ""
+}
+
+// look asks the store at once for all that is known to be needed: who asks, the tenant, and the answer that the request may have had.
+func (s *Server) look(r *http.Request, route *Route, c *Call) error {
+	token, err := bearer(r)
+	if err != nil || s.certified(r) {
+		return nil // who asks is found out in another way, or not at all
+	}
+	subject, refs := s.Identity.Expect(token, c.Tenant)
+	if len(refs) == 0 {
+		return nil
+	}
+	if c.Key = r.Header.Get("Idempotency-Key"); c.Key != "" && subject != "" && !route.Plain && r.Method != http.MethodGet {
+		refs = append(refs, answerRef(r, homeOf(c), subject, c.Key))
+	}
+	c.found, err = s.Records.Look(r.Context(), refs...)
+	return err
 }
 
 // again asks whether a caller who was admitted still would be. A ticket counts once: what it stood for is asked about.
@@ -225,7 +252,7 @@ func (s *Server) again(ctx context.Context, r *http.Request, route *Route, c *Ca
 	p := c.Principal
 	if ticketOf(r) == "" {
 		var err error
-		if p, err = s.who(r.WithContext(ctx)); err != nil {
+		if p, err = s.who(r.WithContext(ctx), nil); err != nil {
 			return err
 		}
 	} else if err := s.Tickets.Holds(ctx, p); err != nil {
@@ -236,8 +263,13 @@ func (s *Server) again(ctx context.Context, r *http.Request, route *Route, c *Ca
 
 // admit finds out who asks, in which tenant, and whether that is allowed.
 func (s *Server) admit(w http.ResponseWriter, r *http.Request, route *Route, c *Call) error {
-	var err error
-	if c.Principal, err = s.who(r); err != nil {
+	tenant, ambiguous := tenantOf(r.Header)
+	c.Tenant = tenant
+	err := s.look(r, route, c)
+	if err != nil {
+		return err
+	}
+	if c.Principal, err = s.who(r, c.found); err != nil {
 		return err
 	}
 	if !route.Plain {
@@ -245,8 +277,8 @@ func (s *Server) admit(w http.ResponseWriter, r *http.Request, route *Route, c *
 			return err
 		}
 	}
-	if c.Tenant, err = tenantOf(r.Header); err != nil {
-		return err
+	if ambiguous != nil {
+		return ambiguous
 	}
 	if c.Tenant == "" && ticketOf(r) != "" {
 		c.Tenant = c.Principal.Tenant // a browser cannot send the header along
@@ -267,7 +299,7 @@ func (s *Server) admit(w http.ResponseWriter, r *http.Request, route *Route, c *
 	if err := access.Allow(c.Principal, c.Tenant, route.Scope); err != nil {
 		return err
 	}
-	if err := s.Tenant(r.Context(), c.Tenant); err != nil {
+	if err := s.Identity.Tenant(r.Context(), c.Tenant, c.found); err != nil {
 		return err
 	}
 	if access.NeedsTicket(route.Scope) && (c.Principal.Reason == "" || c.Principal.Ticket == "") {

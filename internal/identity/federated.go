@@ -45,7 +45,7 @@ type Foreign struct {
 // that the provider gives. Errors: fault.Denied when there is no account and none may be made, or its name is somebody else's;
 // fault.Unauthenticated for an account that is disabled.
 func (s *Service) Federated(ctx context.Context, f Foreign) (access.Principal, error) {
-	if !tenantForm.MatchString(string(f.Tenant)) || s.KnowTenant(ctx, f.Tenant) != nil {
+	if !tenantForm.MatchString(string(f.Tenant)) || s.KnowTenant(ctx, f.Tenant, nil) != nil {
 		return access.Principal{}, fault.New(fault.Denied, "%s places you in the tenant %q, which does not exist here", f.Provider, f.Tenant)
 	}
 	const tries = 3 // two first logins at once: one makes the account, the other finds it
@@ -77,7 +77,7 @@ func (s *Service) federated(ctx context.Context, f Foreign) (Account, error) {
 	if err := decode(r, &to); err != nil {
 		return Account{}, err
 	}
-	a, version, err := s.account(ctx, f.Tenant, to.Account)
+	a, version, err := s.account(ctx, f.Tenant, to.Account, nil)
 	if err != nil || !f.Provision || a.Disabled || slices.Equal(a.Roles, f.Roles) && len(a.Scopes) == 0 {
 		return a, err
 	}

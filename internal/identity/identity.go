@@ -1,7 +1,8 @@
 // Package identity keeps who may ask for what: tenants, accounts of people and services, and their API tokens.
 //
 // A token is shown once. What is kept is its SHA-256, found by an id that is part of the token, so that whoever reads the store
-// cannot use it. Every request looks the token and its account up again: a revocation counts from the next request on.
+// cannot use it. Every request looks the token and its account up again, both with one question: a revocation counts from the next
+// request on.
 package identity
 
 import (
@@ -19,6 +20,8 @@ import (
 type Service struct {
 	Records store.Records
 	Now     func() work.Time
+
+	holders holders
 }
 
 // Kinds of records.
@@ -59,10 +62,14 @@ func (s *Service) CreateTenant(ctx context.Context, t Tenant) (Tenant, error) {
 	return t, s.Records.Change(ctx, change)
 }
 
-// KnowTenant returns nil for a tenant that exists. Error: fault.NotFound.
-func (s *Service) KnowTenant(ctx context.Context, t work.Tenant) error {
-	_, err := s.Records.Record(ctx, store.Installation, kindTenant, string(t))
+// KnowTenant returns nil for a tenant that exists. Found is what was looked up beforehand, nil for nothing. Error: fault.NotFound.
+func (s *Service) KnowTenant(ctx context.Context, t work.Tenant, found store.Found) error {
+	_, err := found.Record(ctx, s.Records, tenantRef(t))
 	return err
+}
+
+func tenantRef(t work.Tenant) store.RecordRef {
+	return store.RecordRef{Tenant: store.Installation, Kind: kindTenant, ID: string(t)}
 }
 
 // Tenants returns tenants by name, those after the given one.
@@ -145,12 +152,16 @@ func (s *Service) checkAccount(by access.Principal, a Account) error {
 
 // Account returns an account. Error: fault.NotFound.
 func (s *Service) Account(ctx context.Context, tenant work.Tenant, name string) (Account, error) {
-	a, _, err := s.account(ctx, tenant, name)
+	a, _, err := s.account(ctx, tenant, name, nil)
 	return a, err
 }
 
-func (s *Service) account(ctx context.Context, tenant work.Tenant, name string) (a Account, version int64, err error) {
-	r, err := s.Records.Record(ctx, (Account{Tenant: tenant}).home(), kindAccount, name)
+func accountRef(tenant work.Tenant, name string) store.RecordRef {
+	return store.RecordRef{Tenant: (Account{Tenant: tenant}).home(), Kind: kindAccount, ID: name}
+}
+
+func (s *Service) account(ctx context.Context, tenant work.Tenant, name string, found store.Found) (a Account, version int64, err error) {
+	r, err := found.Record(ctx, s.Records, accountRef(tenant, name))
 	if err != nil {
 		return a, 0, err
 	}
@@ -164,7 +175,7 @@ func (s *Service) Accounts(ctx context.Context, tenant work.Tenant, after string
 
 // ChangeAccount replaces roles, scopes and whether an account is disabled. Errors: fault.NotFound, fault.Invalid, fault.Denied.
 func (s *Service) ChangeAccount(ctx context.Context, by access.Principal, next Account) (Account, error) {
-	a, version, err := s.account(ctx, next.Tenant, next.Name)
+	a, version, err := s.account(ctx, next.Tenant, next.Name, nil)
 	if err != nil {
 		return a, err
 	}

@@ -53,7 +53,7 @@ func (s *Service) Redeem(ctx context.Context, ticket string) (access.Principal, 
 // Holds returns nil while the token that a principal came with counts. A principal without a token of this service is not judged here. Error:
 // fault.Unauthenticated.
 func (s *Service) Holds(ctx context.Context, p access.Principal) error {
-	k, _, err := s.kept(ctx, p.TokenID)
+	k, _, err := s.kept(ctx, p.TokenID, nil)
 	if fault.CodeOf(err) == fault.NotFound {
 		return nil
 	}
@@ -64,7 +64,7 @@ func (s *Service) Holds(ctx context.Context, p access.Principal) error {
 	if k.Revoked != 0 || k.Expires != 0 && k.Expires <= s.Now() {
 		return refused
 	}
-	a, _, err := s.account(ctx, k.Tenant, k.Account)
+	a, _, err := s.account(ctx, k.Tenant, k.Account, nil)
 	if fault.CodeOf(err) == fault.NotFound || err == nil && a.Disabled {
 		return refused
 	}

@@ -10,6 +10,7 @@ import (
 	"hash/crc32"
 	"slices"
 	"strings"
+	"sync"
 
 	"orrery.example/orrery/internal/access"
 	"orrery.example/orrery/internal/fault"
@@ -93,7 +94,7 @@ type TokenRequest struct {
 // IssueToken makes a token of an account and returns its text, which is never shown again. Errors: fault.NotFound for the account, fault.Denied
 // for scopes that the account or by does not have, fault.Invalid.
 func (s *Service) IssueToken(ctx context.Context, by access.Principal, q TokenRequest) (Token, string, error) {
-	a, _, err := s.account(ctx, q.Tenant, q.Account)
+	a, _, err := s.account(ctx, q.Tenant, q.Account, nil)
 	if err != nil {
 		return Token{}, "", err
 	}
@@ -148,7 +149,7 @@ func (s *Service) Tokens(ctx context.Context, tenant work.Tenant, account, after
 	out := make([]Token, 0, len(rows))
 	for _, r := range rows {
 		_, id, _ := strings.Cut(r.ID, "/")
-		k, _, err := s.kept(ctx, id)
+		k, _, err := s.kept(ctx, id, nil)
 		if err != nil {
 			return nil, err
 		}
@@ -157,8 +158,12 @@ func (s *Service) Tokens(ctx context.Context, tenant work.Tenant, account, after
 	return out, nil
 }
 
-func (s *Service) kept(ctx context.Context, id string) (k kept, version int64, err error) {
-	r, err := s.Records.Record(ctx, store.Installation, kindToken, id)
+func tokenRef(id string) store.RecordRef {
+	return store.RecordRef{Tenant: store.Installation, Kind: kindToken, ID: id}
+}
+
+func (s *Service) kept(ctx context.Context, id string, found store.Found) (k kept, version int64, err error) {
+	r, err := found.Record(ctx, s.Records, tokenRef(id))
 	if err != nil {
 		return k, 0, err
 	}
@@ -168,7 +173,7 @@ func (s *Service) kept(ctx context.Context, id string) (k kept, version int64, e
 // Revoke ends a token at once. Revoking it again is no error. Errors: fault.NotFound, also for a token of somebody else unless by is an
 // administrator of the tenant.
 func (s *Service) Revoke(ctx context.Context, by access.Principal, tenant work.Tenant, id string) error {
-	k, version, err := s.kept(ctx, id)
+	k, version, err := s.kept(ctx, id, nil)
 	if err != nil {
 		return err
 	}
@@ -187,14 +192,62 @@ func (s *Service) Revoke(ctx context.Context, by access.Principal, tenant work.T
 	return s.Records.Change(ctx, change)
 }
 
-// Principal returns who a token stands for. Error: fault.Unauthenticated, the same for every cause.
-func (s *Service) Principal(ctx context.Context, token string) (access.Principal, error) {
+// holders remembers whose a token is, which never changes. Whether it counts, and what for, is never remembered.
+type holders struct {
+	mu sync.Mutex
+	m  map[string]holder // by the id of the token
+}
+
+type holder struct {
+	tenant  work.Tenant
+	account string
+}
+
+const maxHolders = 10_000
+
+func (h *holders) get(id string) (holder, bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	who, known := h.m[id]
+	return who, known
+}
+
+func (h *holders) put(id string, who holder) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.m == nil || len(h.m) >= maxHolders {
+		h.m = map[string]holder{}
+	}
+	h.m[id] = who
+}
+
+// Expect returns what Principal and KnowTenant will want to know, so that it can be looked up at once, and the account that the token is of,
+// "" until it was here before. It says nothing about whether the token counts.
+func (s *Service) Expect(token string, tenant work.Tenant) (account string, refs []store.RecordRef) {
+	id := wellFormed(token)
+	if id == "" {
+		return "", nil
+	}
+	refs = append(refs, tokenRef(id))
+	if tenant != "" {
+		refs = append(refs, tenantRef(tenant))
+	}
+	who, known := s.holders.get(id)
+	if known {
+		refs = append(refs, accountRef(who.tenant, who.account))
+	}
+	return who.account, refs
+}
+
+// Principal returns who a token stands for. Found is what was looked up for this request, nil for nothing. Error: fault.Unauthenticated, the
+// same for every cause.
+func (s *Service) Principal(ctx context.Context, token string, found store.Found) (access.Principal, error) {
 	refused := fault.New(fault.Unauthenticated, "the token is not known, has expired or was revoked").WithHint("orrery login, or ask for a new token")
 	id := wellFormed(token)
 	if id == "" {
 		return access.Principal{}, refused
 	}
-	k, _, err := s.kept(ctx, id)
+	k, _, err := s.kept(ctx, id, found)
 	if fault.CodeOf(err) == fault.NotFound {
 		return access.Principal{}, refused
 	}
@@ -205,13 +258,14 @@ func (s *Service) Principal(ctx context.Context, token string) (access.Principal
 	if subtle.ConstantTimeCompare([]byte(k.Hash), []byte(hashOf(token))) != 1 || k.Revoked != 0 || k.Expires != 0 && k.Expires <= now {
 		return access.Principal{}, refused
 	}
-	a, _, err := s.account(ctx, k.Tenant, k.Account)
+	a, _, err := s.account(ctx, k.Tenant, k.Account, found)
 	if fault.CodeOf(err) == fault.NotFound || err == nil && a.Disabled {
 		return access.Principal{}, refused
 	}
 	if err != nil {
 		return access.Principal{}, err
 	}
+	s.holders.put(k.ID, holder{k.Tenant, k.Account})
 	has, err := a.rights()
 	if err != nil {
 		return access.Principal{}, err

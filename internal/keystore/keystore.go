@@ -77,6 +77,8 @@ type ring struct {
 	trust   keyring.Trust
 	version int64 // of its record
 	read    time.Time
+	held    map[string]bool             // ids of the keys whose private parts are here
+	heldAt  int64                       // the version that held belongs to
 	private map[string]*keyring.Private // by id; what was decrypted once stays, as it does in a process that reads files
 }
 
@@ -217,6 +219,26 @@ func (r *ring) Held() ([]keyring.Key, error) {
 	if err != nil {
 		return nil, err
 	}
+	ids, err := r.privates()
+	if err != nil {
+		return nil, err
+	}
+	var out []keyring.Key
+	for _, k := range t.Keys {
+		if ids[k.ID] {
+			out = append(out, k)
+		}
+	}
+	return out, nil
+}
+
+// privates returns the ids of the keys whose private parts are here. They change with the trust root and never without it.
+func (r *ring) privates() (map[string]bool, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.held != nil && r.heldAt == r.version {
+		return r.held, nil
+	}
 	ctx, stop := context.WithTimeout(context.Background(), patience)
 	defer stop()
 	held := map[string]bool{}
@@ -234,13 +256,8 @@ func (r *ring) Held() ([]keyring.Key, error) {
 			break
 		}
 	}
-	var out []keyring.Key
-	for _, k := range t.Keys {
-		if held[k.ID] {
-			out = append(out, k)
-		}
-	}
-	return out, nil
+	r.held, r.heldAt = held, r.version
+	return held, nil
 }
 
 func (r *ring) Import(name string, public []byte, usage []keyring.Usage, now work.Time) (keyring.Key, error) {

@@ -40,7 +40,11 @@ const acme work.Tenant = "acme"
 // tokens stand for who holds them.
 type tokens map[string]access.Principal
 
-func (t tokens) Principal(_ context.Context, token string) (access.Principal, error) {
+func (t tokens) Expect(string, work.Tenant) (string, []store.RecordRef) { return "", nil }
+
+func (t tokens) Tenant(context.Context, work.Tenant, store.Found) error { return nil }
+
+func (t tokens) Principal(_ context.Context, token string, _ store.Found) (access.Principal, error) {
 	if p, ok := t[token]; ok {
 		return p, nil
 	}
@@ -90,7 +94,7 @@ func newRig(t testing.TB) *rig {
 			"two": {Subject: "pool", Kind: "service", Tenant: "globex", Scopes: []access.Scope{access.Worker}},
 			"not": {Subject: "reader", Kind: "user", Tenant: acme, Scopes: []access.Scope{access.PacksRead}},
 		},
-		Tenant: func(context.Context, work.Tenant) error { return nil }, Records: r.store, Now: r.now,
+		Records: r.store, Now: r.now,
 	})
 	if err != nil {
 		t.Fatal(err)

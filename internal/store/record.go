@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 
+	"orrery.example/orrery/internal/fault"
 	"orrery.example/orrery/internal/work"
 )
 
@@ -17,6 +18,28 @@ type Record struct {
 	Expires work.Time // from then on it counts as missing; zero for never
 }
 
+// RecordRef names a record.
+type RecordRef struct {
+	Tenant   work.Tenant
+	Kind, ID string
+}
+
+// Found is what one look has found: an entry for each record that was looked for, nil for one that is not there.
+type Found map[RecordRef]*Record
+
+// Record returns a record that was looked for, or asks for it. Error: fault.NotFound.
+func (f Found) Record(ctx context.Context, from Records, ref RecordRef) (Record, error) {
+	row, known := f[ref]
+	switch {
+	case !known:
+		return from.Record(ctx, ref.Tenant, ref.Kind, ref.ID)
+	case row == nil:
+		return Record{}, fault.New(fault.NotFound, "there is no %s %s", ref.Kind, ref.ID)
+	default:
+		return *row, nil
+	}
+}
+
 // Installation stands where a tenant does, for records and audit entries of the installation itself. It is no name of a tenant.
 const Installation work.Tenant = "*"
 
@@ -27,6 +50,9 @@ const AuditStream work.RunID = "audit"
 type Records interface {
 	// Record returns a record. Errors: fault.NotFound.
 	Record(ctx context.Context, tenant work.Tenant, kind, id string) (Record, error)
+
+	// Look returns records as they were committed at one moment, in one question: nil for one that is not there.
+	Look(ctx context.Context, refs ...RecordRef) (Found, error)
 
 	// Records returns records of a kind in the bytewise order of their ids: those that begin with prefix and come after the id after.
 	Records(ctx context.Context, tenant work.Tenant, kind, prefix, after string, limit int) ([]Record, error)
@@ -92,6 +118,39 @@ func WithAudit(ctx context.Context, a *Audit) context.Context {
 // AuditOf returns the entry that a command of ctx has to write, nil for none.
 func AuditOf(ctx context.Context) *Audit {
 	if a, ok := ctx.Value(auditKey{}).(*Audit); ok && a != nil && !a.written {
+		return a
+	}
+	return nil
+}
+
+// Answer is the answer to a request that may be asked for again. The command of its context that makes runs keeps it as a record, in its own
+// transaction: so the runs are there and the answer is, or neither.
+type Answer struct {
+	Record // what is to be there, but for Doc; Version is that of the record it replaces, 0 for none
+
+	// Render returns the document from what the command has made, nil when it is not to be kept. It may be called more than once.
+	Render func([]Submitted) json.RawMessage
+
+	kept bool
+}
+
+// Kept reports whether the answer is in the store.
+func (a *Answer) Kept() bool { return a.kept }
+
+// Keep marks the answer as kept. Only a store calls it, after the commit.
+func (a *Answer) Keep() { a.kept = true }
+
+type answerKey struct{}
+
+// WithAnswer returns a context whose first Submit keeps the answer, unless it makes no run at all. It fails with fault.Conflict, and makes
+// nothing, when the record has another version: the request has been answered.
+func WithAnswer(ctx context.Context, a *Answer) context.Context {
+	return context.WithValue(ctx, answerKey{}, a)
+}
+
+// AnswerOf returns the answer that a Submit of ctx has to keep, nil for none.
+func AnswerOf(ctx context.Context) *Answer {
+	if a, ok := ctx.Value(answerKey{}).(*Answer); ok && !a.kept && a.Render != nil {
 		return a
 	}
 	return nil

@@ -34,7 +34,8 @@ type Store interface {
 // Runs is what people and their tools ask for.
 type Runs interface {
 	// Submit creates runs. A Submission whose RunToken the tenant has used returns that run, unchanged, with Existed set; with
-	// another plan it is fault.Conflict. Errors per command: fault.PlanMismatch for a plan that is not what its hash says.
+	// another plan it is fault.Conflict. Errors per command: fault.PlanMismatch for a plan that is not what its hash says. The answer of
+	// ctx, if there is one, is kept in the same transaction.
 	Submit(ctx context.Context, batch []Submission) []Submitted
 
 	// Decide records decisions at gates. Errors per command: as engine.Decide, and fault.NotFound.
@@ -140,9 +141,13 @@ type Submission struct {
 	// Run has its identity only: Tenant, ID, Name, PlanHash, Pack, Submitter, SubmitterKey, Note, RunToken, RetryOf, TraceParent,
 	// Labels, ConcurrencyKey, Project, NotBefore.
 	Run       work.Run
+	Names     []string // to take, in this order, when another run has Run.Name
 	Canonical []byte
-	Data      work.SubmittedData
-	Request   []byte // the signed submission, may be nil
+	Data      work.SubmittedData // Name is set by the store
+	Request   []byte             // the signed submission, may be nil
+
+	// Refused is set for one that is in the batch only so that the answer to its request has it in its place: why no run is made.
+	Refused error
 }
 
 // Submitted is the answer to a Submission.

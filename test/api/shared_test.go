@@ -3,6 +3,7 @@ package api
 import (
 	"bytes"
 	"os"
+	"sync"
 	"testing"
 
 	"orrery.example/orrery/internal/app"
@@ -39,6 +40,23 @@ func TestTwoServersAreOne(t *testing.T) {
 	id := a.want(first, 201)["runId"].(string)
 	if run := b.finish(tokens["viewer"], "acme", id); run["state"] != "succeeded" {
 		t.Fatalf("the run ended %v: %v", run["state"], run["reason"])
+	}
+	// Both are asked the same at once.
+	var group sync.WaitGroup
+	answers := make([]answer, 8)
+	for i := range answers {
+		group.Go(func() {
+			answers[i] = []*rig{a, b}[i%2].ask("POST", "/api/v1/runs", tokens["operator"], "acme", map[string]any{"manifest": hello}, "Idempotency-Key", "both")
+		})
+	}
+	group.Wait()
+	for _, got := range answers {
+		if got.status != 201 || !bytes.Equal(got.body, answers[0].body) {
+			t.Errorf("%d %s, another was told %s", got.status, got.body, answers[0].body)
+		}
+	}
+	if n := len(a.want(a.ask("GET", "/api/v1/runs", tokens["viewer"], "acme", nil), 200)["items"].([]any)); n != 2 {
+		t.Errorf("%d runs of two keys", n)
 	}
 	me := a.want(a.ask("GET", "/api/v1/me", tokens["viewer"], "", nil), 200)["tokenId"].(string)
 	a.want(a.ask("DELETE", "/api/v1/tokens/"+me, tokens["viewer"], "acme", nil), 204)

@@ -37,19 +37,23 @@ func (s *service) submitBatch(w http.ResponseWriter, r *http.Request, c *httpapi
 	if err != nil {
 		return err
 	}
+	answer := func(w http.ResponseWriter, made []store.Submitted) error {
+		out := api.BatchReply{Runs: make([]api.BatchEntry, len(made))}
+		for i := range made {
+			if made[i].Err != nil {
+				out.Runs[i].Error = httpapi.Failure(made[i].Err, c)
+				continue
+			}
+			out.Runs[i].SubmitReply = submitted(&made[i].Run)
+		}
+		return httpapi.Reply(w, http.StatusCreated, out)
+	}
+	c.Answers(answer)
 	made, err := s.createAll(r, c, q.Runs, loaded, plans)
 	if err != nil {
 		return err
 	}
-	out := api.BatchReply{Runs: make([]api.BatchEntry, len(made))}
-	for i := range made {
-		if made[i].Err != nil {
-			out.Runs[i].Error = httpapi.Failure(made[i].Err, c)
-			continue
-		}
-		out.Runs[i].SubmitReply = submitted(&made[i].Run)
-	}
-	return httpapi.Reply(w, http.StatusCreated, out)
+	return answer(w, made)
 }
 
 // planAll plans every run of a batch. Runs with the same inputs have one plan.

@@ -15,6 +15,7 @@ import (
 	"orrery.example/orrery/internal/fault"
 	"orrery.example/orrery/internal/httpapi"
 	"orrery.example/orrery/internal/keyring"
+	"orrery.example/orrery/internal/store"
 	"orrery.example/orrery/internal/work"
 )
 
@@ -30,14 +31,17 @@ func (s *service) controlRoutes() []httpapi.Route {
 	verb := func(verb, summary string) httpapi.Route {
 		return post(runs+"/{runId}/"+verb, verb+"Run", "runs", summary, may, 0, api.ControlRequest{}, api.Run{}, s.control(verb))
 	}
+	rerun := post(runs+"/{runId}/rerun", "rerunRun", "runs", "Run the same plan again from the start", may, http.StatusCreated, api.RetryRequest{}, api.RetryReply{}, s.rerun)
+	dead := post("/api/v1/dead-letters/{runId}/retry", "retryDeadLetter", "runs", "Retry the run of a dead step, keeping the results of what succeeded", access.OrchOperate, http.StatusCreated, api.RetryRequest{}, api.RetryReply{}, s.retry)
+	for _, r := range []*httpapi.Route{&submit, &batch, &retry, &rerun, &dead} {
+		r.Runs = true
+	}
 	return []httpapi.Route{
-		submit, batch, decide, retry,
+		submit, batch, decide, retry, rerun, dead,
 		verb("cancel", "Stop a run; its finally steps still run"),
 		verb("pause", "Let nothing new of a run start"),
 		verb("resume", "Carry on a paused run"),
-		post(runs+"/{runId}/rerun", "rerunRun", "runs", "Run the same plan again from the start", may, http.StatusCreated, api.RetryRequest{}, api.RetryReply{}, s.rerun),
 		post(runs+"/{runId}/acknowledge", "acknowledgeRun", "runs", "Note that the end of a run has been seen", may, http.StatusNoContent, nil, nil, s.acknowledge),
-		post("/api/v1/dead-letters/{runId}/retry", "retryDeadLetter", "runs", "Retry the run of a dead step, keeping the results of what succeeded", access.OrchOperate, http.StatusCreated, api.RetryRequest{}, api.RetryReply{}, s.retry),
 		post("/api/v1/dead-letters/{runId}/resolve", "resolveDeadLetter", "runs", "Note that dead steps of a run have been dealt with", access.OrchOperate, http.StatusNoContent, api.ControlRequest{}, nil, s.resolve),
 	}
 }
@@ -67,6 +71,11 @@ func (s *service) submit(w http.ResponseWriter, r *http.Request, c *httpapi.Call
 	if err != nil {
 		return err
 	}
+	answer := func(w http.ResponseWriter, made []store.Submitted) error {
+		w.Header().Set("Location", runs+"/"+string(made[0].Run.ID))
+		return httpapi.Reply(w, http.StatusCreated, submitted(&made[0].Run))
+	}
+	c.Answers(answer)
 	var run work.Run
 	if len(q.Request) > 0 {
 		envelope, err := dsse.Decode(q.Request)
@@ -89,8 +98,7 @@ func (s *service) submit(w http.ResponseWriter, r *http.Request, c *httpapi.Call
 			return err
 		}
 	}
-	w.Header().Set("Location", runs+"/"+string(run.ID))
-	return httpapi.Reply(w, http.StatusCreated, submitted(&run))
+	return answer(w, []store.Submitted{{Run: run}})
 }
 
 // optionalTime reads a time, 0 for none.
@@ -262,11 +270,13 @@ func (s *service) rerun(w http.ResponseWriter, r *http.Request, c *httpapi.Call)
 	if err != nil {
 		return err
 	}
+	answer := answerRetry(&run, &control.Carry{})
+	c.Answers(answer)
 	made, err := sp.Control.Rerun(r.Context(), run, sub)
 	if err != nil {
 		return err
 	}
-	return replyRetry(w, &run, &made, control.Carry{})
+	return answer(w, []store.Submitted{{Run: made}})
 }
 
 func (s *service) again(r *http.Request, c *httpapi.Call) (work.Run, api.RetryRequest, *Space, error) {
@@ -308,25 +318,30 @@ func (s *service) retry(w http.ResponseWriter, r *http.Request, c *httpapi.Call)
 		return err
 	}
 	sub.Built, sub.Files = next.built, next.files
-	made, carry, err := sp.Control.Retry(r.Context(), run, sub, q.From)
+	carry, err := sp.Control.CarryEnded(r.Context(), run, sub.Built, q.From)
 	if err != nil {
 		return err
 	}
-	return replyRetry(w, &run, &made, carry)
+	answer := answerRetry(&run, &carry)
+	c.Answers(answer)
+	made, err := sp.Control.RetryCarrying(r.Context(), run, sub, carry)
+	if err != nil {
+		return err
+	}
+	return answer(w, []store.Submitted{{Run: made}})
 }
 
 func (s *service) retrySigned(w http.ResponseWriter, r *http.Request, c *httpapi.Call, sp *Space, run *work.Run, q api.RetryRequest, next *planned) error {
-	if !run.State.Terminal() {
-		return fault.New(fault.Conflict, "run %s has not ended", run.Name)
-	}
 	envelope, err := dsse.Decode(q.Request)
 	if err != nil {
 		return err
 	}
-	carry, err := sp.Control.Carry(r.Context(), *run, next.built, q.From)
+	carry, err := sp.Control.CarryEnded(r.Context(), *run, next.built, q.From)
 	if err != nil {
 		return err
 	}
+	answer := answerRetry(run, &carry)
+	c.Answers(answer)
 	made, err := sp.Control.Accept(r.Context(), control.Signed{
 		Tenant: c.Tenant, Built: next.built, Files: next.files, Request: envelope, Labels: q.Labels, Trace: control.TraceOf(run, c.Trace),
 		RetryOf: run.ID, Carried: carry.Carried,
@@ -334,17 +349,21 @@ func (s *service) retrySigned(w http.ResponseWriter, r *http.Request, c *httpapi
 	if err != nil {
 		return err
 	}
-	return replyRetry(w, run, &made, carry)
+	return answer(w, []store.Submitted{{Run: made}})
 }
 
-func replyRetry(w http.ResponseWriter, run, made *work.Run, carry control.Carry) error {
-	out := api.RetryReply{SubmitReply: submitted(made), RetryOf: string(run.ID), Carried: []string{}, Again: words(carry.Again)}
-	for _, x := range carry.Carried {
-		out.Carried = append(out.Carried, string(x.Step))
+// answerRetry tells which run has been made of another one, and what of that is in it.
+func answerRetry(run *work.Run, carry *control.Carry) func(http.ResponseWriter, []store.Submitted) error {
+	return func(w http.ResponseWriter, made []store.Submitted) error {
+		next := &made[0].Run
+		out := api.RetryReply{SubmitReply: submitted(next), RetryOf: string(run.ID), Carried: []string{}, Again: words(carry.Again)}
+		for _, x := range carry.Carried {
+			out.Carried = append(out.Carried, string(x.Step))
+		}
+		slices.Sort(out.Carried)
+		w.Header().Set("Location", runs+"/"+string(next.ID))
+		return httpapi.Reply(w, http.StatusCreated, out)
 	}
-	slices.Sort(out.Carried)
-	w.Header().Set("Location", runs+"/"+string(made.ID))
-	return httpapi.Reply(w, http.StatusCreated, out)
 }
 
 func (s *service) acknowledge(w http.ResponseWriter, r *http.Request, c *httpapi.Call) error {

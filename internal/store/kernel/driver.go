@@ -43,6 +43,12 @@ type Shared interface {
 	Writers() int
 }
 
+// Glancer is a driver for which one question alone is cheaper than a snapshot for several.
+type Glancer interface {
+	// Glance runs fn, which asks one question that takes one statement.
+	Glance(ctx context.Context, fn func(Reader) error) error
+}
+
 // Locker is a Tx of a shared driver. What a transaction reads of a run is true until its commit only when the run is locked: Run and
 // Lock wait for that, TryLock does not. Transactions that wait for each other are run again, so waiting is for what is named first,
 // in one order; whatever is found later is tried.
@@ -72,11 +78,12 @@ type Locker interface {
 
 // Needs is what is known of a batch before it runs.
 type Needs struct {
-	Steps    []StepRef     // with their runs; the run alone where Step is ""
-	New      []*work.Run   // that are about to be created
-	Sessions []string      // that must not end meanwhile
-	Audits   []work.Tenant // whose audit stream grows
-	Flows    []work.Tenant // whose Flow is gone by
+	Steps    []StepRef           // with their runs; the run alone where Step is ""
+	New      []*store.Submission // that are about to create runs
+	Sessions []string            // that must not end meanwhile
+	Records  []store.RecordRef   // that change, or must stay as they are
+	Audits   []work.Tenant       // whose audit stream grows
+	Flows    []work.Tenant       // whose Flow is gone by
 }
 
 // Reader finds rows in one snapshot. A row that does not exist is nil (or zero) and no error. Returned rows belong to the caller.
@@ -105,8 +112,7 @@ type Tx interface {
 // RunReader finds runs.
 type RunReader interface {
 	Run(tenant work.Tenant, id work.RunID) (*work.Run, error)
-	RunByName(tenant work.Tenant, name string) (*work.Run, error)
-	RunByToken(tenant work.Tenant, token string) (*work.Run, error)
+	NameReader
 	FindRuns(tenant work.Tenant, q store.RunQuery) ([]work.Run, error) // newest first: created descending, then id descending
 
 	// ActiveRuns counts runs in phase main or finally with the concurrency key.
@@ -117,6 +123,13 @@ type RunReader interface {
 
 	// Unsealed returns ended runs without a leaf in the log, by end and id.
 	Unsealed(tenant work.Tenant, limit int) ([]work.Run, error)
+}
+
+// NameReader finds runs by what their submitters call them.
+type NameReader interface {
+	RunByName(tenant work.Tenant, name string) (*work.Run, error)
+	NameTaken(tenant work.Tenant, name string) (bool, error)
+	RunByToken(tenant work.Tenant, token string) (*work.Run, error)
 }
 
 // StepReader finds steps.
@@ -284,6 +297,9 @@ type DocumentWriter interface {
 // compares versions, and takes what has expired for missing.
 type RecordReader interface {
 	Record(tenant work.Tenant, kind, id string) (*store.Record, error)
+
+	// Look returns records in the order of the references, nil for one that is not there. It is asked on snapshots only.
+	Look(refs []store.RecordRef) ([]*store.Record, error)
 
 	// Records returns those whose id begins with prefix and is greater than after ("" for all), by id, bytewise.
 	Records(tenant work.Tenant, kind, prefix, after string, limit int) ([]store.Record, error)

@@ -197,7 +197,7 @@ func (u *unit) admitsBytes(tenant work.Tenant, most int64) error {
 // Flow implements store.Flows.
 func (s *Store) Flow(ctx context.Context, tenant work.Tenant) (store.Flow, error) {
 	var f store.Flow
-	row, err := read(ctx, s, func(r Reader) (*store.Record, error) { return r.Record(tenant, store.FlowKind, store.FlowKind) })
+	row, err := glance(ctx, s, func(r Reader) (*store.Record, error) { return r.Record(tenant, store.FlowKind, store.FlowKind) })
 	if err != nil || row == nil {
 		return f, err
 	}

@@ -12,7 +12,7 @@ import (
 
 // Run implements store.Reader.
 func (s *Store) Run(ctx context.Context, tenant work.Tenant, idOrName string) (work.Run, error) {
-	run, err := read(ctx, s, func(r Reader) (*work.Run, error) {
+	run, err := glance(ctx, s, func(r Reader) (*work.Run, error) {
 		if strings.HasPrefix(idOrName, "run_") {
 			return r.Run(tenant, work.RunID(idOrName))
 		}
@@ -38,9 +38,24 @@ func read[T any](ctx context.Context, s *Store, ask func(Reader) (T, error)) (T,
 	return out, err
 }
 
+// glance runs one question that takes one statement.
+func glance[T any](ctx context.Context, s *Store, ask func(Reader) (T, error)) (T, error) {
+	g, ok := s.driver.(Glancer)
+	if !ok {
+		return read(ctx, s, ask)
+	}
+	var out T
+	err := g.Glance(ctx, func(r Reader) error {
+		var err error
+		out, err = ask(r)
+		return err
+	})
+	return out, err
+}
+
 // Find implements store.Reader.
 func (s *Store) Find(ctx context.Context, tenant work.Tenant, q store.RunQuery) ([]work.Run, error) {
-	return read(ctx, s, func(r Reader) ([]work.Run, error) { return r.FindRuns(tenant, q) })
+	return glance(ctx, s, func(r Reader) ([]work.Run, error) { return r.FindRuns(tenant, q) })
 }
 
 // Steps implements store.Reader.
@@ -50,12 +65,12 @@ func (s *Store) Steps(ctx context.Context, tenant work.Tenant, run work.RunID, a
 
 // DeadLetters implements store.Reader.
 func (s *Store) DeadLetters(ctx context.Context, tenant work.Tenant, limit int) ([]store.DeadLetter, error) {
-	return read(ctx, s, func(r Reader) ([]store.DeadLetter, error) { return r.DeadLetters(tenant, limit) })
+	return glance(ctx, s, func(r Reader) ([]store.DeadLetter, error) { return r.DeadLetters(tenant, limit) })
 }
 
 // Plan implements store.Reader.
 func (s *Store) Plan(ctx context.Context, tenant work.Tenant, hash work.Digest) ([]byte, error) {
-	raw, err := read(ctx, s, func(r Reader) ([]byte, error) { return r.Plan(tenant, hash) })
+	raw, err := glance(ctx, s, func(r Reader) ([]byte, error) { return r.Plan(tenant, hash) })
 	if err == nil && raw == nil {
 		return nil, fault.New(fault.NotFound, "there is no plan %s", hash)
 	}
@@ -64,12 +79,12 @@ func (s *Store) Plan(ctx context.Context, tenant work.Tenant, hash work.Digest) 
 
 // Document implements store.Reader.
 func (s *Store) Document(ctx context.Context, tenant work.Tenant, run work.RunID, kind string) ([]byte, error) {
-	return read(ctx, s, func(r Reader) ([]byte, error) { return r.Document(tenant, run, kind) })
+	return glance(ctx, s, func(r Reader) ([]byte, error) { return r.Document(tenant, run, kind) })
 }
 
 // Cached implements store.Reader.
 func (s *Store) Cached(ctx context.Context, tenant work.Tenant, key work.Digest) (*store.CachedResult, error) {
-	return read(ctx, s, func(r Reader) (*store.CachedResult, error) { return r.Cached(tenant, key) })
+	return glance(ctx, s, func(r Reader) (*store.CachedResult, error) { return r.Cached(tenant, key) })
 }
 
 // RunsAfter implements store.Lists.
@@ -84,12 +99,12 @@ func (s *Store) Results(ctx context.Context, tenant work.Tenant, after work.Dige
 
 // Events implements store.History.
 func (s *Store) Events(ctx context.Context, tenant work.Tenant, run work.RunID, from int64, limit int) ([]work.Event, error) {
-	return read(ctx, s, func(r Reader) ([]work.Event, error) { return r.Events(tenant, run, from, limit) })
+	return glance(ctx, s, func(r Reader) ([]work.Event, error) { return r.Events(tenant, run, from, limit) })
 }
 
 // Lines implements store.History.
 func (s *Store) Lines(ctx context.Context, tenant work.Tenant, run work.RunID, from int64, limit int) ([]work.LogLine, error) {
-	return read(ctx, s, func(r Reader) ([]work.LogLine, error) { return r.Lines(tenant, run, from, limit) })
+	return glance(ctx, s, func(r Reader) ([]work.LogLine, error) { return r.Lines(tenant, run, from, limit) })
 }
 
 // Of the record that knows up to where the feed of a tenant has been deleted.
@@ -143,7 +158,7 @@ func (s *Store) FeedEnd(ctx context.Context, tenant work.Tenant) (store.Position
 
 // Unsealed implements store.Log.
 func (s *Store) Unsealed(ctx context.Context, tenant work.Tenant, limit int) ([]work.Run, error) {
-	return read(ctx, s, func(r Reader) ([]work.Run, error) { return r.Unsealed(tenant, limit) })
+	return glance(ctx, s, func(r Reader) ([]work.Run, error) { return r.Unsealed(tenant, limit) })
 }
 
 // LogSize implements store.Log.
@@ -152,7 +167,7 @@ func (s *Store) LogSize(ctx context.Context, tenant work.Tenant) (int64, []byte,
 		size       int64
 		checkpoint []byte
 	}
-	a, err := read(ctx, s, func(r Reader) (answer, error) {
+	a, err := glance(ctx, s, func(r Reader) (answer, error) {
 		size, checkpoint, err := r.LogSize(tenant)
 		return answer{size, checkpoint}, err
 	})
@@ -161,7 +176,7 @@ func (s *Store) LogSize(ctx context.Context, tenant work.Tenant) (int64, []byte,
 
 // LogHashes implements store.Log.
 func (s *Store) LogHashes(ctx context.Context, tenant work.Tenant, indexes []int64) ([][32]byte, error) {
-	return read(ctx, s, func(r Reader) ([][32]byte, error) { return r.LogHashes(tenant, indexes) })
+	return glance(ctx, s, func(r Reader) ([][32]byte, error) { return r.LogHashes(tenant, indexes) })
 }
 
 // AppendLog implements store.Log.
@@ -192,7 +207,7 @@ func (s *Store) Leaf(ctx context.Context, tenant work.Tenant, run work.RunID) ([
 		leaf  []byte
 		index int64
 	}
-	a, err := read(ctx, s, func(r Reader) (answer, error) {
+	a, err := glance(ctx, s, func(r Reader) (answer, error) {
 		leaf, index, err := r.Leaf(tenant, run)
 		return answer{leaf, index}, err
 	})

@@ -3,6 +3,8 @@ package kernel
 import (
 	"context"
 	"encoding/json"
+	"maps"
+	"slices"
 
 	"orrery.example/orrery/internal/canonical"
 	"orrery.example/orrery/internal/fault"
@@ -13,7 +15,7 @@ import (
 
 // Record implements store.Records.
 func (s *Store) Record(ctx context.Context, tenant work.Tenant, kind, id string) (store.Record, error) {
-	row, err := read(ctx, s, func(r Reader) (*store.Record, error) { return r.Record(tenant, kind, id) })
+	row, err := glance(ctx, s, func(r Reader) (*store.Record, error) { return r.Record(tenant, kind, id) })
 	if err != nil {
 		return store.Record{}, err
 	}
@@ -21,6 +23,22 @@ func (s *Store) Record(ctx context.Context, tenant work.Tenant, kind, id string)
 		return store.Record{}, fault.New(fault.NotFound, "there is no %s %s", kind, id)
 	}
 	return *row, nil
+}
+
+// Look implements store.Records.
+func (s *Store) Look(ctx context.Context, refs ...store.RecordRef) (store.Found, error) {
+	rows, err := glance(ctx, s, func(r Reader) ([]*store.Record, error) { return r.Look(refs) })
+	if err != nil {
+		return nil, err
+	}
+	now, out := s.now(), make(store.Found, len(refs))
+	for i, ref := range refs {
+		if rows[i] != nil && expired(rows[i], now) {
+			rows[i] = nil
+		}
+		out[ref] = rows[i]
+	}
+	return out, nil
 }
 
 func expired(r *store.Record, now work.Time) bool { return r.Expires != 0 && r.Expires <= now }
@@ -51,7 +69,11 @@ func (s *Store) Records(ctx context.Context, tenant work.Tenant, kind, prefix, a
 // Change implements store.Records.
 func (s *Store) Change(ctx context.Context, changes ...store.RecordChange) error {
 	var refused error
-	err := s.do(ctx, Needs{}, func(u *unit) error {
+	needs := Needs{Records: make([]store.RecordRef, len(changes))}
+	for i := range changes {
+		needs.Records[i] = refOf(&changes[i].Record)
+	}
+	err := s.do(ctx, needs, func(u *unit) error {
 		if refused = u.change(changes); refused == nil {
 			u.audit(ctx)
 		}
@@ -123,33 +145,67 @@ func (s *Store) AuditEnd(ctx context.Context, tenant work.Tenant) (store.AuditEn
 	return end, fault.Wrap(fault.Internal, json.Unmarshal(row.Doc, &end), "the end of the audit stream of %s", tenant)
 }
 
+// stream is the audit stream of a tenant with the entries that a transaction adds to it.
+type stream struct {
+	row    store.Record
+	end    store.AuditEnd
+	events []work.Event
+}
+
 // audit appends the entry of ctx to the audit stream of its tenant: the chain of events of a run that does not exist.
 func (u *unit) audit(ctx context.Context) {
 	entry := store.AuditOf(ctx)
 	if entry == nil || u.err != nil {
 		return
 	}
-	row, err := u.tx.Record(entry.Tenant, AuditKind, AuditHead)
-	u.fail(err)
-	var end store.AuditEnd
-	if row == nil {
-		row = &store.Record{Tenant: entry.Tenant, Kind: AuditKind, ID: AuditHead}
-	} else if err := json.Unmarshal(row.Doc, &end); err != nil {
-		u.fail(fault.Wrap(fault.Internal, err, "the end of the audit stream of %s", entry.Tenant))
+	s, err := u.stream(entry.Tenant)
+	if err != nil {
+		u.fail(err)
 		return
 	}
 	data, err := canonical.Marshal(entry)
 	u.fail(err)
 	e := work.Event{
-		Tenant: entry.Tenant, Run: store.AuditStream, Seq: end.Seq + 1, Time: u.now, Type: work.EventType(entry.Action), Data: data,
+		Tenant: entry.Tenant, Run: store.AuditStream, Seq: s.end.Seq + 1, Time: u.now, Type: work.EventType(entry.Action), Data: data,
 	}
-	u.fail(ledger.Link(end.Head, &e))
-	u.fail(u.tx.AppendEvents(entry.Tenant, store.AuditStream, []work.Event{e}))
-	row.Doc, err = json.Marshal(store.AuditEnd{Seq: e.Seq, Head: e.Hash})
-	u.fail(err)
-	row.Version++
-	u.fail(u.tx.PutRecord(*row))
+	u.fail(ledger.Link(s.end.Head, &e))
+	s.end = store.AuditEnd{Seq: e.Seq, Head: e.Hash}
+	s.events = append(s.events, e)
 	u.wrote = true
+}
+
+func (u *unit) stream(tenant work.Tenant) (*stream, error) {
+	if s := u.audits[tenant]; s != nil {
+		return s, nil
+	}
+	row, err := u.tx.Record(tenant, AuditKind, AuditHead)
+	if err != nil {
+		return nil, err
+	}
+	s := &stream{row: store.Record{Tenant: tenant, Kind: AuditKind, ID: AuditHead}}
+	if row != nil {
+		s.row = *row
+		if err := json.Unmarshal(row.Doc, &s.end); err != nil {
+			return nil, fault.Wrap(fault.Internal, err, "the end of the audit stream of %s", tenant)
+		}
+	}
+	if u.audits == nil {
+		u.audits = map[work.Tenant]*stream{}
+	}
+	u.audits[tenant] = s
+	return s, nil
+}
+
+// stageAudits writes what all commands of the transaction have added to audit streams.
+func (u *unit) stageAudits() {
+	for _, tenant := range slices.Sorted(maps.Keys(u.audits)) {
+		s := u.audits[tenant]
+		u.fail(u.tx.AppendEvents(tenant, store.AuditStream, s.events))
+		doc, err := json.Marshal(s.end)
+		u.fail(err)
+		s.row.Doc, s.row.Version = doc, s.row.Version+1
+		u.fail(u.tx.PutRecord(s.row))
+	}
 }
 
 // wrote notes after the commit that the entry of ctx is in the stream.
@@ -157,4 +213,37 @@ func wrote(ctx context.Context) {
 	if a := store.AuditOf(ctx); a != nil {
 		a.Wrote()
 	}
+}
+
+func refOf(r *store.Record) store.RecordRef {
+	return store.RecordRef{Tenant: r.Tenant, Kind: r.Kind, ID: r.ID}
+}
+
+// unanswered returns nil while the answer of a request may be kept.
+func (u *unit) unanswered(a *store.Answer) error {
+	row, err := u.tx.Record(a.Tenant, a.Kind, a.ID)
+	u.fail(err)
+	has := int64(0)
+	if row != nil && !expired(row, u.now) {
+		has = row.Version
+	}
+	if err == nil && has != a.Version {
+		err = fault.New(fault.Conflict, "the request has been answered")
+	}
+	return err
+}
+
+// answer keeps the answer of a request with a run that is there, and reports whether it did.
+func (u *unit) answer(a *store.Answer, made []store.Submitted) bool {
+	if !slices.ContainsFunc(made, func(m store.Submitted) bool { return m.Err == nil }) {
+		return false
+	}
+	row := a.Record
+	if row.Doc = a.Render(made); row.Doc == nil {
+		return false
+	}
+	row.Version++
+	u.fail(u.tx.PutRecord(row))
+	u.wrote = true
+	return true
 }

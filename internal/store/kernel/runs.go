@@ -3,6 +3,7 @@ package kernel
 import (
 	"context"
 	"encoding/json"
+	"slices"
 
 	"orrery.example/orrery/internal/engine"
 	"orrery.example/orrery/internal/fault"
@@ -12,49 +13,54 @@ import (
 
 // Submit implements store.Runs.
 func (s *Store) Submit(ctx context.Context, batch []store.Submission) []store.Submitted {
-	out := make([]store.Submitted, len(batch))
-	prepared := make([]*engine.Graph, len(batch))
+	prepared, refused := s.prepare(batch)
+	var needs Needs
 	for i := range batch {
-		g := s.graphs.get(batch[i].Run.Tenant, batch[i].Run.PlanHash)
-		if g == nil {
-			var err error
-			if g, err = newGraph(batch[i].Canonical, batch[i].Run.PlanHash); err != nil {
-				out[i].Err = err
-				continue
+		if prepared[i] != nil {
+			needs.New, needs.Flows = append(needs.New, &batch[i]), append(needs.Flows, batch[i].Run.Tenant)
+		}
+	}
+	answer := store.AnswerOf(ctx)
+	if answer != nil {
+		needs.Records = []store.RecordRef{refOf(&answer.Record)}
+	}
+	var out []store.Submitted
+	changed, kept := false, false
+	err := s.do(ctx, needs, func(u *unit) error {
+		out, changed, kept = slices.Clone(refused), false, false
+		if answer != nil {
+			if err := u.unanswered(answer); err != nil {
+				for i := range out {
+					out[i] = store.Submitted{Err: err}
+				}
+				return u.err
 			}
 		}
-		if err := admissible(&batch[i].Data); err != nil {
-			out[i].Err = err
-			continue
-		}
-		prepared[i] = g
-	}
-	needs := Needs{New: make([]*work.Run, len(batch))}
-	for i := range batch {
-		needs.New[i] = &batch[i].Run
-		needs.Flows = append(needs.Flows, batch[i].Run.Tenant)
-	}
-	made := false
-	err := s.do(ctx, needs, func(u *unit) error {
-		made = false
 		for i := range batch {
 			if prepared[i] != nil {
 				out[i] = u.submit(&batch[i], prepared[i])
-				made = made || out[i].Err == nil && !out[i].Existed
+				changed = changed || out[i].Err == nil && !out[i].Existed
 			}
 		}
-		if made {
+		if answer != nil {
+			kept = u.answer(answer, out)
+			changed = changed || kept
+		}
+		if changed {
 			u.audit(ctx)
 		}
 		return u.err
 	})
-	if err == nil && made {
+	if err != nil {
+		out = slices.Repeat([]store.Submitted{{Err: err}}, len(batch))
+	}
+	if err == nil && changed {
 		wrote(ctx)
 	}
+	if err == nil && kept {
+		answer.Keep()
+	}
 	for i := range out {
-		if err != nil {
-			out[i] = store.Submitted{Err: err}
-		}
 		if out[i].Err == nil {
 			s.graphs.put(batch[i].Run.Tenant, prepared[i])
 			if !out[i].Existed && batch[i].Request != nil {
@@ -63,6 +69,31 @@ func (s *Store) Submit(ctx context.Context, batch []store.Submission) []store.Su
 		}
 	}
 	return out
+}
+
+// prepare returns the graphs of plans, nil for those that are refused, and why they are.
+func (s *Store) prepare(batch []store.Submission) ([]*engine.Graph, []store.Submitted) {
+	refused := make([]store.Submitted, len(batch))
+	prepared := make([]*engine.Graph, len(batch))
+	for i := range batch {
+		if refused[i].Err = batch[i].Refused; refused[i].Err != nil {
+			continue
+		}
+		g := s.graphs.get(batch[i].Run.Tenant, batch[i].Run.PlanHash)
+		if g == nil {
+			var err error
+			if g, err = newGraph(batch[i].Canonical, batch[i].Run.PlanHash); err != nil {
+				refused[i].Err = err
+				continue
+			}
+		}
+		if err := admissible(&batch[i].Data); err != nil {
+			refused[i].Err = err
+			continue
+		}
+		prepared[i] = g
+	}
+	return prepared, refused
 }
 
 func (u *unit) submit(c *store.Submission, g *engine.Graph) store.Submitted {
@@ -77,15 +108,13 @@ func (u *unit) submit(c *store.Submission, g *engine.Graph) store.Submitted {
 			return store.Submitted{Run: *earlier, Existed: true}
 		}
 	}
-	for _, taken := range []func() (*work.Run, error){
-		func() (*work.Run, error) { return u.tx.RunByName(run.Tenant, run.Name) },
-		func() (*work.Run, error) { return u.tx.Run(run.Tenant, run.ID) },
-	} {
-		other, err := taken()
-		u.fail(err)
-		if other != nil {
-			return store.Submitted{Err: fault.New(fault.Conflict, "there is a run %s already", run.Name)}
-		}
+	other, err := u.tx.Run(run.Tenant, run.ID)
+	u.fail(err)
+	if other != nil {
+		return store.Submitted{Err: fault.New(fault.Conflict, "there is a run %s already", run.ID)}
+	}
+	if run.Name, err = u.freeName(c); err != nil {
+		return store.Submitted{Err: err}
 	}
 	busy, err := u.keyTaken(&run, g) // before the quota: who claims has the locks of both in this order, too
 	if err != nil {
@@ -112,12 +141,31 @@ func (u *unit) submit(c *store.Submission, g *engine.Graph) store.Submitted {
 		u.lock.Fresh(run.Tenant, run.ID)
 	}
 	data := c.Data
-	data.Project, data.NotBefore = run.Project, run.NotBefore
+	data.Name, data.Project, data.NotBefore = run.Name, run.Project, run.NotBefore
 	data.Incarnation = u.s.driver.Incarnation()
 	engine.Submit(g, h, u.now, data, busy)
 	// The row must be findable by name and token for the next command of the batch.
 	u.fail(u.flushRun(h))
 	return store.Submitted{Run: *h.run}
+}
+
+// freeName returns the first name of a submission that no run has. Error: fault.Conflict.
+func (u *unit) freeName(c *store.Submission) (string, error) {
+	name := c.Run.Name
+	for i := 0; ; i++ {
+		taken, err := u.tx.NameTaken(c.Run.Tenant, name)
+		if err != nil {
+			u.fail(err)
+			return "", err
+		}
+		if !taken {
+			return name, nil
+		}
+		if i == len(c.Names) {
+			return "", fault.New(fault.Conflict, "there is a run %s already", name)
+		}
+		name = c.Names[i]
+	}
 }
 
 // keyTaken reports whether as many runs as may have the concurrency key of a run.

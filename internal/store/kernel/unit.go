@@ -34,6 +34,7 @@ type unit struct {
 	wants  int               // how many steps all claims of the batch want
 	queues map[string]*queue // what claims have seen of the queues
 	flows  map[work.Tenant]*flow
+	audits map[work.Tenant]*stream
 	held   map[freedKey]*int // leases by concurrency key, with those granted here
 	err    error             // the first error of the driver; it fails the transaction
 }
@@ -80,7 +81,7 @@ func (u *unit) runAll(batch []*request) error {
 		for _, r := range batch {
 			all.Steps, all.New = append(all.Steps, r.needs.Steps...), append(all.New, r.needs.New...)
 			all.Sessions, all.Audits = append(all.Sessions, r.needs.Sessions...), append(all.Audits, r.needs.Audits...)
-			all.Flows = append(all.Flows, r.needs.Flows...)
+			all.Flows, all.Records = append(all.Flows, r.needs.Flows...), append(all.Records, r.needs.Records...)
 		}
 		if err := u.lock.Lock(all); err != nil {
 			return err
@@ -105,7 +106,11 @@ func (u *unit) runAll(batch []*request) error {
 			return err
 		}
 	}
-	return u.finish()
+	if err := u.finish(); err != nil {
+		return err
+	}
+	u.stageAudits()
+	return u.err
 }
 
 // try returns those of the steps whose runs nobody else is changing. Of an exclusive store it is all of them.

@@ -138,9 +138,30 @@ func (t *tx) PutPlan(tenant work.Tenant, hash work.Digest, canonical []byte) err
 
 // PutDocument implements kernel.DocumentWriter.
 func (t *tx) PutDocument(tenant work.Tenant, run work.RunID, kind string, data []byte) error {
-	t.l.tell(`INSERT INTO documents (tenant, run, kind, body) VALUES ($1, $2, $3, $4)
-		ON CONFLICT (tenant, run, kind) DO UPDATE SET body = excluded.body`, tenant, run, kind, notNull(data))
+	t.documents[documentKey{runKey{tenant, run}, kind}] = notNull(data)
 	return nil
+}
+
+// documentKey names a document of a run.
+type documentKey struct {
+	runKey
+	kind string
+}
+
+// stageDocuments sends the documents that were put.
+func (t *tx) stageDocuments() {
+	if len(t.documents) == 0 {
+		return
+	}
+	var tenants, runs, kinds []string
+	var bodies [][]byte
+	for key, body := range t.documents {
+		tenants, runs, kinds = append(tenants, string(key.tenant)), append(runs, string(key.run)), append(kinds, key.kind)
+		bodies = append(bodies, body)
+	}
+	clear(t.documents)
+	t.l.tell(`INSERT INTO documents (tenant, run, kind, body) SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::bytea[])
+		ON CONFLICT (tenant, run, kind) DO UPDATE SET body = excluded.body`, tenants, runs, kinds, bodies)
 }
 
 // PutCached implements kernel.DocumentWriter.

@@ -62,8 +62,8 @@ const (
 	tryRuns    = runsByKey + `FOR UPDATE SKIP LOCKED) r`
 )
 
-// Lock implements kernel.Locker. The order is that of the fields, and within each that of the keys: runs, sessions, flows, ends of audit streams.
-// Everything goes to the server at once, with the BEGIN.
+// Lock implements kernel.Locker. The order is that of the fields, and within each that of the keys: runs, sessions, flows, records, ends of
+// audit streams. Everything goes to the server at once, with the BEGIN.
 func (t *tx) Lock(n kernel.Needs) error {
 	steps := slices.Clone(n.Steps)
 	slices.SortFunc(steps, compareRefs)
@@ -87,7 +87,6 @@ func (t *tx) Lock(n kernel.Needs) error {
 	var locked []*work.Run
 	t.hearRuns(lockRuns, keys, &locked)
 	learn := t.hearSteps(steps)
-	taken := t.hearNew(n.New)
 	sessions := slices.Compact(slices.Sorted(slices.Values(n.Sessions)))
 	var open []store.Session
 	if len(sessions) > 0 {
@@ -96,21 +95,38 @@ func (t *tx) Lock(n kernel.Needs) error {
 	for _, tenant := range slices.Compact(slices.Sorted(slices.Values(n.Flows))) {
 		t.shareFlow(recordKey{tenant, store.FlowKind, store.FlowKind})
 	}
-	var ends []recordKey
-	var records []store.Record
-	for _, tenant := range slices.Compact(slices.Sorted(slices.Values(n.Audits))) {
-		key := recordKey{tenant, kernel.AuditKind, kernel.AuditHead}
-		ends = append(ends, key)
-		t.l.hear(recordByKey+` FOR UPDATE`, func(rows pgx.Rows) error { return scanRecord(rows, &records) }, key.tenant, key.kind, key.id)
+	var records []recordKey
+	for _, ref := range n.Records {
+		records = append(records, recordKey{ref.Tenant, ref.Kind, ref.ID})
 	}
+	var ends []recordKey
+	for _, tenant := range n.Audits {
+		ends = append(ends, recordKey{tenant, kernel.AuditKind, kernel.AuditHead})
+	}
+	var found []store.Record
+	records, ends = t.hearRecords(records, &found), t.hearRecords(ends, &found)
+	// Those who had the end of the audit stream have committed by now: their names and tokens are seen.
+	taken := t.hearNew(n.New)
 	if err := t.l.send(); err != nil {
 		return t.fail(err)
 	}
 	t.knowRuns(keys, locked)
 	taken()
 	t.knowSessions(sessions, open)
-	t.knowRecords(ends, records)
+	t.knowRecords(append(records, ends...), found)
 	return t.fail(learn())
+}
+
+// hearRecords locks records in the order of their keys, which it returns.
+func (t *tx) hearRecords(keys []recordKey, into *[]store.Record) []recordKey {
+	if len(keys) == 0 {
+		return nil
+	}
+	slices.SortFunc(keys, compareRecords)
+	keys = slices.Compact(keys)
+	tenants, kinds, ids := recordTexts(keys)
+	t.l.hear(recordsByRef+` FOR UPDATE) r`, func(rows pgx.Rows) error { return scanRecord(rows, into) }, tenants, kinds, ids)
+	return keys
 }
 
 func (t *tx) hearRuns(query string, keys []runKey, into *[]*work.Run) {
@@ -161,44 +177,56 @@ func (t *tx) hearSteps(asked []kernel.StepRef) (learn func() error) {
 
 // hearNew asks which ids, names and tokens of runs that are about to be created are taken, and returns what is to be done then. What is
 // free now may be taken before the commit: then a unique index refuses the transaction and it is run again.
-func (t *tx) hearNew(runs []*work.Run) (learn func()) {
-	if len(runs) == 0 {
+func (t *tx) hearNew(subs []*store.Submission) (learn func()) {
+	if len(subs) == 0 {
 		return func() {}
 	}
-	asked := map[textKey]bool{}
+	asked := map[textKey]bool{} // and whether it is taken
 	texts := map[byte]*[2][]string{'i': {}, 'n': {}, 't': {}}
-	for _, r := range runs {
-		for kind, s := range map[byte]string{'i': string(r.ID), 'n': r.Name, 't': r.RunToken} {
-			if s != "" {
-				asked[textKey{r.Tenant, kind, s}] = true
-				texts[kind][0], texts[kind][1] = append(texts[kind][0], string(r.Tenant)), append(texts[kind][1], s)
-			}
+	ask := func(tenant work.Tenant, kind byte, s string) {
+		if s != "" {
+			asked[textKey{tenant, kind, s}] = false
+			texts[kind][0], texts[kind][1] = append(texts[kind][0], string(tenant)), append(texts[kind][1], s)
 		}
 	}
-	for kind, column := range map[byte]string{'i': `id = k.text`, 'n': `name = k.text`, 't': `token = k.text AND x.token <> ''`} {
+	for _, sub := range subs {
+		r := &sub.Run
+		ask(r.Tenant, 'i', string(r.ID))
+		ask(r.Tenant, 't', r.RunToken)
+		ask(r.Tenant, 'n', r.Name)
+		for _, name := range sub.Names {
+			ask(r.Tenant, 'n', name)
+		}
+	}
+	for kind, query := range map[byte]string{'i': takenIDs, 'n': takenNames, 't': takenTokens} {
 		if len(texts[kind][0]) == 0 {
 			continue
 		}
-		t.l.hear(`SELECT k.tenant, k.text FROM unnest($1::text[], $2::text[]) AS k (tenant, text)
-			CROSS JOIN LATERAL (SELECT 1 FROM runs x WHERE x.tenant = k.tenant AND x.`+column+` LIMIT 1) r`, func(rows pgx.Rows) error {
+		t.l.hear(query, func(rows pgx.Rows) error {
 			found := textKey{kind: kind}
 			err := rows.Scan(&found.tenant, &found.text)
-			delete(asked, found)
+			asked[found] = true
 			return err
 		}, texts[kind][0], texts[kind][1])
 	}
 	return func() {
-		for free := range asked {
-			if free.kind == 'i' {
-				if key := (runKey{free.tenant, work.RunID(free.text)}); t.runs[key] == nil {
-					t.know(key, nil)
-				}
-				continue
+		for key, taken := range asked {
+			if key.kind != 'i' {
+				t.names[key] = taken
+			} else if id := (runKey{key.tenant, work.RunID(key.text)}); !taken && t.runs[id] == nil {
+				t.know(id, nil)
 			}
-			t.names[free] = true
 		}
 	}
 }
+
+const (
+	takenTexts = `SELECT k.tenant, k.text FROM unnest($1::text[], $2::text[]) AS k (tenant, text)
+		CROSS JOIN LATERAL (SELECT 1 FROM runs x WHERE x.tenant = k.tenant AND `
+	takenIDs    = takenTexts + `x.id = k.text LIMIT 1) r`
+	takenNames  = takenTexts + `x.name = k.text LIMIT 1) r`
+	takenTokens = takenTexts + `x.token = k.text AND x.token <> '' LIMIT 1) r`
+)
 
 // TryLock implements kernel.Locker.
 func (t *tx) TryLock(refs []kernel.StepRef) ([]bool, error) {

@@ -77,6 +77,36 @@ func (r *reader) Record(tenant work.Tenant, kind, id string) (*store.Record, err
 	return now, nil
 }
 
+const recordsByRef = `SELECT r.* FROM unnest($1::text[], $2::text[], $3::text[]) AS k (tenant, kind, id) CROSS JOIN LATERAL (` +
+	recordColumns + `x WHERE x.tenant = k.tenant AND x.kind = k.kind AND x.id = k.id LIMIT 1`
+
+// Look implements kernel.RecordReader.
+func (r *reader) Look(refs []store.RecordRef) ([]*store.Record, error) {
+	keys := make([]recordKey, len(refs))
+	for i, ref := range refs {
+		keys[i] = recordKey{ref.Tenant, ref.Kind, ref.ID}
+	}
+	tenants, kinds, ids := recordTexts(keys)
+	found, err := r.findRecords(recordsByRef+`) r`, tenants, kinds, ids)
+	at := make(map[recordKey]*store.Record, len(found))
+	for i := range found {
+		at[recordKey{found[i].Tenant, found[i].Kind, found[i].ID}] = &found[i]
+	}
+	out := make([]*store.Record, len(refs))
+	for i, key := range keys {
+		out[i] = copyOf(at[key])
+	}
+	return out, err
+}
+
+func recordTexts(keys []recordKey) (tenants, kinds, ids []string) {
+	tenants, kinds, ids = make([]string, len(keys)), make([]string, len(keys)), make([]string, len(keys))
+	for i, key := range keys {
+		tenants[i], kinds[i], ids[i] = string(key.tenant), key.kind, key.id
+	}
+	return tenants, kinds, ids
+}
+
 // Records implements kernel.RecordReader.
 func (r *reader) Records(tenant work.Tenant, kind, prefix, after string, limit int) ([]store.Record, error) {
 	end := prefixEnd(prefix)
@@ -116,19 +146,42 @@ func (t *tx) PutRecord(row store.Record) error {
 	return nil
 }
 
+// The row of one that changes is there and locked.
+const (
+	insertRecords = `INSERT INTO records (tenant, kind, id, version, expires, doc)
+		SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::bigint[], $6::bytea[])`
+	moveRecords = insertRecords + ` ON CONFLICT (tenant, kind, id) DO UPDATE SET version = excluded.version, expires = excluded.expires, doc = excluded.doc`
+)
+
 // stageRecords sends each record as it is by now.
 func (t *tx) stageRecords() {
+	type columns struct {
+		keys              []recordKey
+		versions, expires []int64
+		docs              [][]byte
+	}
+	var in, up columns
 	for _, key := range slices.SortedFunc(maps.Keys(t.records), compareRecords) {
 		r := t.records[key]
 		if !r.dirty {
 			continue
 		}
-		query := `INSERT INTO records (tenant, kind, id, version, expires, doc) VALUES ($1, $2, $3, $4, $5, $6)`
+		to := &in
 		if r.there {
-			query = `UPDATE records SET version = $4, expires = $5, doc = $6 WHERE tenant = $1 AND kind = $2 AND id = $3`
+			to = &up
 		}
-		t.l.tell(query, key.tenant, key.kind, key.id, r.now.Version, r.now.Expires, notNull(r.now.Doc))
+		to.keys, to.versions, to.expires = append(to.keys, key), append(to.versions, r.now.Version), append(to.expires, int64(r.now.Expires))
+		to.docs = append(to.docs, notNull(r.now.Doc))
 		r.there, r.dirty = true, false
+	}
+	for _, c := range []struct {
+		query string
+		*columns
+	}{{insertRecords, &in}, {moveRecords, &up}} {
+		if len(c.keys) > 0 {
+			tenants, kinds, ids := recordTexts(c.keys)
+			t.l.tell(c.query, tenants, kinds, ids, c.versions, c.expires, c.docs)
+		}
 	}
 }
 

@@ -138,7 +138,7 @@ func (r *reader) byText(kind byte, where string, tenant work.Tenant, text string
 	if r.t == nil {
 		return r.run(where, tenant, text)
 	}
-	if r.t.names[textKey{tenant, kind, text}] {
+	if taken, known := r.t.names[textKey{tenant, kind, text}]; known && !taken {
 		return nil, nil
 	}
 	found, err := r.run(where, tenant, text)
@@ -152,12 +152,22 @@ func (r *reader) byText(kind byte, where string, tenant work.Tenant, text string
 	return copyRun(r.t.runs[key].now()), nil
 }
 
-// RunByName implements kernel.RunReader.
+// NameTaken implements kernel.NameReader.
+func (r *reader) NameTaken(tenant work.Tenant, name string) (bool, error) {
+	if r.t != nil {
+		if taken, known := r.t.names[textKey{tenant, 'n', name}]; known {
+			return taken, nil
+		}
+	}
+	return r.one(`SELECT 1 FROM runs WHERE tenant = $1 AND name = $2`, []any{new(int)}, tenant, name)
+}
+
+// RunByName implements kernel.NameReader.
 func (r *reader) RunByName(tenant work.Tenant, name string) (*work.Run, error) {
 	return r.byText('n', `name = $2`, tenant, name)
 }
 
-// RunByToken implements kernel.RunReader.
+// RunByToken implements kernel.NameReader.
 func (r *reader) RunByToken(tenant work.Tenant, token string) (*work.Run, error) {
 	return r.byText('t', `token = $2 AND token <> ''`, tenant, token)
 }
@@ -246,8 +256,7 @@ func (t *tx) PutRun(row *work.Run) error {
 		r.dirty = true
 		t.dirty = append(t.dirty, r)
 	}
-	delete(t.names, textKey{row.Tenant, 'n', row.Name})
-	delete(t.names, textKey{row.Tenant, 't', row.RunToken})
+	t.names[textKey{row.Tenant, 'n', row.Name}], t.names[textKey{row.Tenant, 't', row.RunToken}] = true, true
 	return nil
 }
 
@@ -297,6 +306,7 @@ func (t *tx) stageRuns() {
 		r.stored, r.put, r.dirty = row, nil, false
 	}
 	t.dirty = t.dirty[:0]
+	t.made += len(in.ids)
 	if len(in.ids) > 0 {
 		t.l.tell(insertRuns, in.tenants, in.ids, in.names, in.tokens, in.plans, in.packs, in.created, in.identities, in.states, in.open, in.bodies)
 	}

@@ -54,9 +54,10 @@ type tx struct {
 	reader
 	d      *Driver
 	failed error // the first error of the database
+	made   int   // runs
 
 	runs    map[runKey]*runRow
-	names   map[textKey]bool // names and tokens that no run had when they were looked for
+	names   map[textKey]bool // whether a run has them: names and tokens that were looked for
 	steps   map[kernel.StepRef]*stepRow
 	fresh   map[runKey]bool // runs of which there was nothing before
 	dirty   []*runRow       // put, not yet sent, in the order of the first time
@@ -64,11 +65,12 @@ type tx struct {
 	keys    map[int64]bool   // concurrency keys that are locked
 	plans   map[textKey]bool // that were put
 
-	sessions map[string]*sessionRow
-	events   chunks
-	lines    chunks
-	records  map[recordKey]*recordRow
-	flows    map[recordKey]*store.Record // that stay as they are until the commit, nil for none
+	sessions  map[string]*sessionRow
+	events    chunks
+	lines     chunks
+	documents map[documentKey][]byte // put, not yet sent
+	records   map[recordKey]*recordRow
+	flows     map[recordKey]*store.Record // that stay as they are until the commit, nil for none
 }
 
 var (
@@ -80,7 +82,7 @@ func newTx(l *link, d *Driver) *tx {
 	t := &tx{
 		d: d, runs: map[runKey]*runRow{}, names: map[textKey]bool{}, steps: map[kernel.StepRef]*stepRow{}, fresh: map[runKey]bool{},
 		sessions: map[string]*sessionRow{}, records: map[recordKey]*recordRow{}, keys: map[int64]bool{}, plans: map[textKey]bool{},
-		flows: map[recordKey]*store.Record{},
+		flows: map[recordKey]*store.Record{}, documents: map[documentKey][]byte{},
 	}
 	t.reader = reader{l: l, t: t}
 	return t
@@ -106,6 +108,7 @@ func (t *tx) stage() error {
 		return t.fail(err)
 	}
 	t.stageRecords()
+	t.stageDocuments()
 	t.events.stage(t.l, insertEvents)
 	t.lines.stage(t.l, insertLines)
 	return nil

@@ -164,6 +164,18 @@ func (r reader) Record(tenant work.Tenant, kind, id string) (*store.Record, erro
 	return out, err
 }
 
+// Look implements kernel.RecordReader.
+func (r reader) Look(refs []store.RecordRef) ([]*store.Record, error) {
+	out := make([]*store.Record, len(refs))
+	for i, ref := range refs {
+		var err error
+		if out[i], err = r.Record(ref.Tenant, ref.Kind, ref.ID); err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
+}
+
 // Records implements kernel.RecordReader.
 func (r reader) Records(tenant work.Tenant, kind, prefix, after string, limit int) ([]store.Record, error) {
 	var out []store.Record

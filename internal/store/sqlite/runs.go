@@ -92,12 +92,18 @@ func (r reader) Run(tenant work.Tenant, id work.RunID) (*work.Run, error) {
 	return r.run(`id = ?`, tenant, string(id))
 }
 
-// RunByName implements kernel.RunReader.
+// NameTaken implements kernel.NameReader.
+func (r reader) NameTaken(tenant work.Tenant, name string) (bool, error) {
+	run, err := r.RunByName(tenant, name)
+	return run != nil, err
+}
+
+// RunByName implements kernel.NameReader.
 func (r reader) RunByName(tenant work.Tenant, name string) (*work.Run, error) {
 	return r.run(`name = ?`, tenant, name)
 }
 
-// RunByToken implements kernel.RunReader.
+// RunByToken implements kernel.NameReader.
 func (r reader) RunByToken(tenant work.Tenant, token string) (*work.Run, error) {
 	return r.run(`run_token = ? AND run_token IS NOT NULL`, tenant, token)
 }

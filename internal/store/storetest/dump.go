@@ -177,10 +177,14 @@ func (a *asker) tenant(t work.Tenant, w world) *tenantDump {
 // records asks for every record by name, and pages through each kind.
 func (a *asker) records(t work.Tenant, w world, out *tenantDump) {
 	for _, kind := range w.kinds {
-		for _, id := range w.records {
+		refs := make([]store.RecordRef, len(w.records))
+		for i, id := range w.records {
+			refs[i] = store.RecordRef{Tenant: t, Kind: kind, ID: id}
 			row, err := a.r.Record(t, kind, id)
 			out.Record = append(out.Record, ask(a, row, err))
 		}
+		rows, err := a.r.Look(refs)
+		out.Record = append(out.Record, ask(a, rows, err)...)
 		for _, prefix := range []string{"", w.records[0], w.records[1], w.records[2]} {
 			for after := ""; ; {
 				page, err := a.r.Records(t, kind, prefix, after, 2)

@@ -30,7 +30,7 @@ func Run(t *testing.T, h Harness) {
 		name string
 		run  func(*rig)
 	}{
-		{"Submit", testSubmit}, {"Chain", testChain}, {"Concurrency", testConcurrency}, {"Gate", testGate}, {"PolicyEngine", testPolicyEngine}, {"Control", testControl},
+		{"Submit", testSubmit}, {"Names", testNames}, {"Answer", testAnswer}, {"Chain", testChain}, {"Concurrency", testConcurrency}, {"Gate", testGate}, {"PolicyEngine", testPolicyEngine}, {"Control", testControl},
 		{"Pauses", testPauses}, {"Limits", testLimits}, {"Shares", testShares}, {"Quota", testQuota}, {"Delayed", testDelayed}, {"Bound", testBound}, {"Erase", testErase},
 		{"Retry", testRetry}, {"DeadLetter", testDeadLetter}, {"Sessions", testSessions}, {"Deadline", testDeadline},
 		{"RunTimeout", testRunTimeout}, {"Recover", testRecover}, {"Lines", testLines}, {"Attach", testAttach}, {"Cache", testCache},
@@ -49,6 +49,7 @@ func Run(t *testing.T, h Harness) {
 	t.Run("Feed", func(t *testing.T) { testFeed(t, h) })
 	t.Run("Batch", func(t *testing.T) { testBatch(t, h) })
 	t.Run("BrokenCommit", func(t *testing.T) { testBrokenCommit(t, h) })
+	t.Run("AnswerAtOnce", func(t *testing.T) { testAnswerAtOnce(t, h) })
 	t.Run("Together", func(t *testing.T) { testTogether(t, h) })
 	t.Run("SameAsModel", func(t *testing.T) { storeSameAsModel(t, h) })
 	t.Run("Crash", func(t *testing.T) { testCrash(t, h) })

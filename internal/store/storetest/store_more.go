@@ -2,10 +2,13 @@ package storetest
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 
 	"orrery.example/orrery/internal/fault"
@@ -288,4 +291,133 @@ func testIncarnation(t *testing.T, h Harness) {
 	}
 	r.must("report", r.report("s2", again, work.Succeeded))
 	Audit(t, d, acme)
+}
+
+// testNames: a run takes the first of its names that is free, and its history says which.
+func testNames(r *rig) {
+	first := r.submission(acme, plan(nil, runStep("a")))
+	r.must("submit", r.Submit(r.ctx(), []store.Submission{first})[0].Err)
+	next, last := r.submission(acme, plan(nil, runStep("a"))), r.submission(acme, plan(nil, runStep("a")))
+	for _, s := range []*store.Submission{&next, &last} {
+		s.Run.Name, s.Names = first.Run.Name, []string{first.Run.Name, "second-choice"}
+	}
+	out := r.Submit(r.ctx(), []store.Submission{next, last})
+	r.must("submit", out[0].Err)
+	r.wants("a run without a free name", out[1].Err, fault.Conflict)
+	found, err := r.Run(r.ctx(), acme, "second-choice")
+	r.must("find", err)
+	events, err := r.Events(r.ctx(), acme, found.ID, 1, 1)
+	r.must("history", err)
+	if found.ID != next.Run.ID || out[0].Run.Name != found.Name || !strings.Contains(string(events[0].Data), `"second-choice"`) {
+		r.Errorf("run %s is called %s in the answer and begins with %s", found.ID, out[0].Run.Name, events[0].Data)
+	}
+}
+
+// answerTo is an answer that names the runs it is about.
+func answerTo(key string, version int64) *store.Answer {
+	return &store.Answer{
+		Record: store.Record{Tenant: acme, Kind: "answer", ID: key, Version: version, Expires: start + 60*second},
+		Render: func(made []store.Submitted) json.RawMessage {
+			var ids []work.RunID
+			for i := range made {
+				ids = append(ids, made[i].Run.ID)
+			}
+			raw, _ := json.Marshal(ids) // texts
+			return raw
+		},
+	}
+}
+
+// testAnswer: the answer to a request is kept with its runs, once. A request that is answered makes no more runs; one of whose runs
+// some were refused is answered, one that made none is not.
+func testAnswer(r *rig) {
+	submit := func(a *store.Answer, subs ...store.Submission) []store.Submitted {
+		return r.Submit(store.WithAnswer(r.ctx(), a), subs)
+	}
+	one, two := r.submission(acme, plan(nil, runStep("a"))), r.submission(acme, plan(nil, runStep("a")))
+	first := answerTo("k", 0)
+	for _, made := range submit(first, one, two) {
+		r.must("submit", made.Err)
+	}
+	kept, err := r.Record(r.ctx(), acme, "answer", "k")
+	r.must("the answer", err)
+	if want := fmt.Sprintf(`["%s","%s"]`, one.Run.ID, two.Run.ID); !first.Kept() || string(kept.Doc) != want || kept.Version != 1 {
+		r.Errorf("the answer is %s, version %d, not %s", kept.Doc, kept.Version, want)
+	}
+	again := answerTo("k", 0)
+	late := r.submission(acme, plan(nil, runStep("a")))
+	r.wants("a request that is answered", submit(again, late)[0].Err, fault.Conflict)
+	if _, err := r.Run(r.ctx(), acme, string(late.Run.ID)); fault.CodeOf(err) != fault.NotFound || again.Kept() {
+		r.Errorf("it made a run: %v", err)
+	}
+	twice := r.submission(acme, plan(nil, runStep("a")))
+	twice.Run.ID = one.Run.ID
+	part := answerTo("part", 0)
+	out := submit(part, twice, late)
+	r.wants("an id that is taken", out[0].Err, fault.Conflict)
+	r.must("the other", out[1].Err)
+	kept, err = r.Record(r.ctx(), acme, "answer", "part")
+	r.must("the answer to a batch", err)
+	if want := fmt.Sprintf(`["","%s"]`, late.Run.ID); string(kept.Doc) != want || !part.Kept() {
+		r.Errorf("the answer to a batch of which one was refused is %s, not %s", kept.Doc, want)
+	}
+	none := answerTo("none", 0)
+	r.wants("an id that is taken", submit(none, twice)[0].Err, fault.Conflict)
+	if _, err := r.Record(r.ctx(), acme, "answer", "none"); fault.CodeOf(err) != fault.NotFound || none.Kept() {
+		r.Errorf("the answer to a request that made nothing was kept: %v", err)
+	}
+	r.advance(61 * second)
+	over, next := answerTo("k", 0), answerTo("k", 1)
+	over.Expires, next.Expires = start+3600*second, start+3600*second
+	r.must("when the answer has expired", submit(over, r.submission(acme, plan(nil, runStep("a"))))[0].Err)
+	r.must("in place of an answer", submit(next, r.submission(acme, plan(nil, runStep("a"))))[0].Err)
+}
+
+// testAnswerAtOnce: of requests with one key that come at once one makes a run. A commit that fails leaves neither the run nor the answer, and
+// one whose reply is lost both.
+func testAnswerAtOnce(t *testing.T, h Harness) {
+	d := &shaky{Driver: h.Open(t)}
+	r := newRig(t, d)
+	const callers = 12
+	answers, results := make([]*store.Answer, callers), make([]error, callers)
+	var group sync.WaitGroup
+	for i := range callers {
+		s := r.submission(acme, plan(nil, runStep("a")))
+		answers[i] = answerTo("same", 0)
+		group.Go(func() { results[i] = r.Submit(store.WithAnswer(r.ctx(), answers[i]), []store.Submission{s})[0].Err })
+	}
+	group.Wait()
+	made := 0
+	for i, err := range results {
+		if err == nil {
+			made++
+		} else {
+			r.wants("another caller", err, fault.Conflict)
+		}
+		if answers[i].Kept() != (err == nil) {
+			t.Errorf("caller %d got %v and thinks %t of its answer", i, err, answers[i].Kept())
+		}
+	}
+	count := func() int { return len(must(r.Find(r.ctx(), acme, store.RunQuery{}))) }
+	if made != 1 || count() != 1 {
+		t.Fatalf("%d callers of %d made a run, and there are %d", made, callers, count())
+	}
+	for _, c := range []struct {
+		what   string
+		breaks *atomic.Bool
+		stays  bool
+	}{{"before", &d.before, false}, {"after", &d.after, true}} {
+		runs := count()
+		c.breaks.Store(true)
+		a := answerTo(c.what, 0)
+		if out := r.Submit(store.WithAnswer(r.ctx(), a), []store.Submission{r.submission(acme, plan(nil, runStep("a")))}); out[0].Err == nil || a.Kept() {
+			t.Errorf("a commit that broke %s it was made is acknowledged", c.what)
+		}
+		_, err := r.Record(r.ctx(), acme, "answer", c.what)
+		if answered, more := err == nil, count() > runs; answered != c.stays || more != c.stays {
+			t.Errorf("broken %s the commit: the answer is there: %t, the run is: %t", c.what, answered, more)
+		}
+	}
+	Audit(t, d, acme)
+	mustClose(t, r.Store)
 }
