@@ -213,9 +213,15 @@ func NewSandbox(o Options) (sandbox.Driver, error) {
 
 // Close releases the folder.
 func (f *Folder) Close() error {
-	var err error
 	if !f.ReadOnly {
-		err = f.Meter.Flush(context.Background())
+		ctx, cancel := context.WithTimeout(context.Background(), flushWait)
+		defer cancel()
+		if err := f.Meter.Flush(ctx); err != nil { // the next collection counts anew
+			f.Log.Warn("how much is stored was not written down", "error", err)
+		}
 	}
-	return errors.Join(err, f.close())
+	return f.close()
 }
+
+// flushWait is how long the end of a process waits for a store that may be gone already.
+const flushWait = 2 * time.Second
