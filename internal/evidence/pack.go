@@ -3,7 +3,6 @@ package evidence
 import (
 	"context"
 
-	"orrery.example/orrery/internal/canonical"
 	"orrery.example/orrery/internal/dsse"
 	"orrery.example/orrery/internal/fault"
 	"orrery.example/orrery/internal/keyring"
@@ -26,15 +25,10 @@ type PackStatement struct {
 // SignPack makes the signed document. The author is the signer's name. Errors: fault.Invalid, and those of the signer.
 func SignPack(ctx context.Context, s PackStatement, by keyring.Signer) (dsse.Envelope, error) {
 	s.Version, s.Author = PackVersion, by.Name()
-	if err := s.check(); err != nil {
-		return dsse.Envelope{}, err
-	}
-	raw, err := canonical.Marshal(s)
-	if err != nil {
-		return dsse.Envelope{}, err
-	}
-	return by.Sign(ctx, PayloadPack, raw)
+	return sign(ctx, s, PayloadPack, by)
 }
+
+func (s PackStatement) by() (string, work.Time) { return s.Author, s.SignedAt }
 
 func (s PackStatement) check() error {
 	if _, err := work.ParseDigest(string(s.Pack.Digest)); err != nil {
@@ -52,21 +46,7 @@ func (s PackStatement) check() error {
 // Errors: fault.Untrusted for an unknown signer or a key that did not count at the claimed time, fault.Unverified for everything else that is
 // wrong with it.
 func VerifyPack(e dsse.Envelope, trust keyring.Trust, now work.Time) (PackStatement, string, error) {
-	raw, id, err := dsse.Verify(e, PayloadPack, trust.For(keyring.Publish))
-	if err != nil {
-		return PackStatement{}, "", err
-	}
-	var s PackStatement
-	if err := strict(raw, &s); err != nil {
-		return PackStatement{}, "", err
-	}
-	if err := s.check(); err != nil {
-		return PackStatement{}, "", fault.New(fault.Unverified, "%s", err)
-	}
-	if err := judge(trust, id, s.Author, s.SignedAt, now); err != nil {
-		return PackStatement{}, "", err
-	}
-	return s, id, nil
+	return opened[PackStatement](e, PayloadPack, keyring.Publish, trust, now)
 }
 
 // Authors returns who, of those whom the trust root trusts to publish, has signed a pack, each once. Statements of others, about others, or that do not hold, do not count, for good

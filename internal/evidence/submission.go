@@ -39,6 +39,11 @@ func InputsDigest(inputs []work.Input) (work.Digest, error) {
 // that leaves something open, and those of the signer.
 func SignSubmission(ctx context.Context, s Submission, by keyring.Signer) (dsse.Envelope, error) {
 	s.Version, s.Submitter = JobVersion, by.Name()
+	return sign(ctx, s, PayloadJob, by)
+}
+
+// sign makes the envelope of a document that leaves nothing open.
+func sign(ctx context.Context, s signed, payloadType string, by keyring.Signer) (dsse.Envelope, error) {
 	if err := s.check(); err != nil {
 		return dsse.Envelope{}, err
 	}
@@ -46,13 +51,18 @@ func SignSubmission(ctx context.Context, s Submission, by keyring.Signer) (dsse.
 	if err != nil {
 		return dsse.Envelope{}, err
 	}
-	return by.Sign(ctx, PayloadJob, raw)
+	return by.Sign(ctx, payloadType, raw)
 }
 
+func (s Submission) by() (string, work.Time) { return s.Submitter, s.IssuedAt }
+
 func (s Submission) check() error {
-	for what, d := range map[string]work.Digest{"plan hash": s.PlanHash, "digest of inputs": s.InputsDigest, "digest of the pack": s.Pack.Digest} {
-		if _, err := work.ParseDigest(string(d)); err != nil {
-			return fault.New(fault.Invalid, "the %s of a submission is wrong: %s", what, err)
+	for _, d := range []struct {
+		what   string
+		digest work.Digest
+	}{{"plan hash", s.PlanHash}, {"digest of inputs", s.InputsDigest}, {"digest of the pack", s.Pack.Digest}} {
+		if _, err := work.ParseDigest(string(d.digest)); err != nil {
+			return fault.New(fault.Invalid, "the %s of a submission is wrong: %s", d.what, err)
 		}
 	}
 	switch {
@@ -75,19 +85,5 @@ func (s Submission) check() error {
 // Errors: fault.Untrusted for an unknown signer or a key that did not count at the claimed time, fault.Unverified for
 // everything else that is wrong with it.
 func VerifySubmission(e dsse.Envelope, trust keyring.Trust, now work.Time) (Submission, string, error) {
-	raw, id, err := dsse.Verify(e, PayloadJob, trust.For(keyring.Submit))
-	if err != nil {
-		return Submission{}, "", err
-	}
-	var s Submission
-	if err := strict(raw, &s); err != nil {
-		return Submission{}, "", err
-	}
-	if err := s.check(); err != nil {
-		return Submission{}, "", fault.New(fault.Unverified, "%s", err)
-	}
-	if err := judge(trust, id, s.Submitter, s.IssuedAt, now); err != nil {
-		return Submission{}, "", err
-	}
-	return s, id, nil
+	return opened[Submission](e, PayloadJob, keyring.Submit, trust, now)
 }
