@@ -64,38 +64,54 @@ func wants(r *http.Request, media string) bool {
 	return strings.Contains(r.Header.Get("Accept"), media)
 }
 
+// part is what a request asks of a list of a run that is numbered from 1: its history, its output.
+type part struct {
+	httpapi.Page
+	from int64
+	run  work.Run
+}
+
+func (s *service) readPart(r *http.Request, c *httpapi.Call, list string) (p part, err error) {
+	if p.Page, err = httpapi.ReadPage(r, list); err != nil {
+		return p, err
+	}
+	if p.from, err = position(r, p.Page); err != nil {
+		return p, err
+	}
+	p.run, err = s.run(r, c)
+	return p, err
+}
+
+// cut leaves of one item more than a page what is on the page, and returns the token of the next.
+func cut[T any](p part, items []T, number func(*T) int64) ([]T, string) {
+	if len(items) <= p.Limit {
+		return items, ""
+	}
+	return items[:p.Limit], p.Next(strconv.FormatInt(number(&items[p.Limit]), 10))
+}
+
 func (s *service) getEvents(w http.ResponseWriter, r *http.Request, c *httpapi.Call) error {
-	page, err := httpapi.ReadPage(r, "events")
+	p, err := s.readPart(r, c, "events")
 	if err != nil {
 		return err
 	}
-	from, err := position(r, page)
-	if err != nil {
-		return err
-	}
-	run, err := s.run(r, c)
-	if err != nil {
-		return err
+	read := func(from int64, limit int) ([]work.Event, error) {
+		return s.Store.Events(r.Context(), c.Tenant, p.run.ID, from, limit)
 	}
 	if live.Wanted(r) {
-		return s.follow(w, r, c, from, s.Streams.Events, &run, nil)
+		return s.follow(w, r, c, &p, s.Streams.Events, nil)
 	}
 	if wants(r, ndjson) {
 		return inLines(w, func(line func(any) error) error {
-			return eachOf(from, func(from int64, limit int) ([]work.Event, error) {
-				return s.Store.Events(r.Context(), c.Tenant, run.ID, from, limit)
-			}, func(e *work.Event) error { return line(e) })
+			return eachOf(p.from, read, func(e *work.Event) error { return line(e) })
 		})
 	}
-	events, err := s.Store.Events(r.Context(), c.Tenant, run.ID, from, page.Limit+1)
+	events, err := read(p.from, p.Limit+1)
 	if err != nil {
 		return err
 	}
 	var out api.EventList
-	if len(events) > page.Limit {
-		out.NextPageToken = page.Next(strconv.FormatInt(events[page.Limit].Seq, 10))
-		events = events[:page.Limit]
-	}
+	events, out.NextPageToken = cut(p, events, func(e *work.Event) int64 { return e.Seq })
 	if out.Items, err = recastAll[api.Event](events); err != nil {
 		return err
 	}
@@ -130,21 +146,13 @@ func inLines(w http.ResponseWriter, write func(line func(any) error) error) erro
 }
 
 func (s *service) getLogs(w http.ResponseWriter, r *http.Request, c *httpapi.Call) error {
-	page, err := httpapi.ReadPage(r, "logs")
-	if err != nil {
-		return err
-	}
-	from, err := position(r, page)
-	if err != nil {
-		return err
-	}
-	run, err := s.run(r, c)
+	p, err := s.readPart(r, c, "logs")
 	if err != nil {
 		return err
 	}
 	step := work.StepID(r.URL.Query().Get("step"))
 	read := func(from int64, limit int) ([]work.LogLine, error) {
-		return s.Store.Lines(r.Context(), c.Tenant, run.ID, from, limit)
+		return s.Store.Lines(r.Context(), c.Tenant, p.run.ID, from, limit)
 	}
 	meant := func(l *work.LogLine) bool { return step == "" || l.Step == step }
 	switch {
@@ -153,10 +161,10 @@ func (s *service) getLogs(w http.ResponseWriter, r *http.Request, c *httpapi.Cal
 		if step != "" {
 			only = func(i *stream.Item) bool { return i.Step == step }
 		}
-		return s.follow(w, r, c, from, s.Streams.Lines, &run, only)
+		return s.follow(w, r, c, &p, s.Streams.Lines, only)
 	case wants(r, ndjson):
 		return inLines(w, func(line func(any) error) error {
-			return eachOf(from, read, func(l *work.LogLine) error {
+			return eachOf(p.from, read, func(l *work.LogLine) error {
 				if !meant(l) {
 					return nil
 				}
@@ -164,15 +172,12 @@ func (s *service) getLogs(w http.ResponseWriter, r *http.Request, c *httpapi.Cal
 			})
 		})
 	}
-	lines, err := read(from, page.Limit+1)
+	lines, err := read(p.from, p.Limit+1)
 	if err != nil {
 		return err
 	}
 	var out api.LogList
-	if len(lines) > page.Limit {
-		out.NextPageToken = page.Next(strconv.FormatInt(lines[page.Limit].Seq, 10))
-		lines = lines[:page.Limit]
-	}
+	lines, out.NextPageToken = cut(p, lines, func(l *work.LogLine) int64 { return l.Seq })
 	kept := lines[:0]
 	for i := range lines {
 		if meant(&lines[i]) {
@@ -189,8 +194,8 @@ func (s *service) getLogs(w http.ResponseWriter, r *http.Request, c *httpapi.Cal
 type follower func(run *work.Run, caller string, after int64) (*stream.Subscription, error)
 
 // follow sends what comes, from a number on, until the run has ended.
-func (s *service) follow(w http.ResponseWriter, r *http.Request, c *httpapi.Call, from int64, begin follower, run *work.Run, only func(*stream.Item) bool) error {
-	after := from - 1
+func (s *service) follow(w http.ResponseWriter, r *http.Request, c *httpapi.Call, p *part, begin follower, only func(*stream.Item) bool) error {
+	after := p.from - 1
 	if id := live.Resumed(r); id != "" {
 		n, err := strconv.ParseInt(id, 10, 64)
 		if err != nil || n < 0 {
@@ -198,7 +203,7 @@ func (s *service) follow(w http.ResponseWriter, r *http.Request, c *httpapi.Call
 		}
 		after = n
 	}
-	sub, err := begin(run, c.Principal.Subject, after)
+	sub, err := begin(&p.run, c.Principal.Subject, after)
 	if err != nil {
 		return err
 	}
