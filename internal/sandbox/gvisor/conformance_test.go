@@ -10,16 +10,12 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
-
-	"golang.org/x/sys/unix"
 
 	"orrery.example/orrery/internal/fault"
 	"orrery.example/orrery/internal/sandbox"
 	"orrery.example/orrery/internal/sandbox/gvisor"
 	"orrery.example/orrery/internal/sandbox/linux"
 	"orrery.example/orrery/internal/sandbox/sandboxtest"
-	"orrery.example/orrery/internal/sandbox/workspace"
 	"orrery.example/orrery/internal/testservice"
 )
 
@@ -285,63 +281,9 @@ func TestWorkerDeath(t *testing.T) {
 		duplicate(t, runsc(t), program)
 	}
 	step := b.Step(t)
-	out := &sandboxtest.Output{}
-	ready := out.Said("ready")
-	worker := exec.Command("/proc/self/exe", workerMark, step.Command[0], program, step.Dir)
-	worker.Stdout = out
-	if err := worker.Start(); err != nil {
-		t.Fatal(err)
-	}
-	ended := make(chan struct{})
-	go func() {
-		_ = worker.Wait()
-		close(ended)
-	}()
-	select {
-	case <-ready:
-	case <-ended:
-		t.Fatalf("the worker ended early: %s", out)
-	}
-	var watched []int
-	for _, pid := range sandboxtest.Processes("/kernel/" + token) {
-		if fd, err := unix.PidfdOpen(pid, 0); err == nil {
-			watched = append(watched, fd)
-		}
-	}
-	if len(watched) < 1 {
-		t.Fatalf("%d processes of the second kernel are to be found", len(watched))
-	}
-	_ = worker.Process.Kill()
-	for _, fd := range watched {
-		// A pidfd is readable once its process has ended.
-		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, int(20*time.Second/time.Millisecond))
-		if n != 1 || err != nil {
-			t.Errorf("a process of the second kernel outlived the worker (%v)", err)
-		}
-	}
-	<-ended
+	sandboxtest.WorkerDeath(t, exec.Command("/proc/self/exe", workerMark, step.Command[0], program, step.Dir), "/kernel/"+token)
 }
 
-// TestLeftovers collects and removes what a hostile step left.
 func TestLeftovers(t *testing.T) {
-	b := sandboxtest.NewBench(t, driver(t, runsc(t)), sandbox.T3)
-	spec := b.Step(t, "outputs")
-	r, out := b.Do(t, spec)
-	if r.ExitCode != 0 || out.String() != "ok\n" {
-		t.Fatalf("%+v %q", r, out)
-	}
-	found, err := workspace.Collect(spec.Dir, []string{"dist/**"}, workspace.Limits{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer found.Close()
-	if len(found.Files) != 1 || found.Files[0].Path != "dist/deep/a.txt" {
-		t.Errorf("%+v", found)
-	}
-	if _, err := workspace.Collect(spec.Dir, []string{"link"}, workspace.Limits{}); fault.CodeOf(err) != fault.Invalid {
-		t.Errorf("link: %v", err)
-	}
-	if err := workspace.Remove(spec.Dir); err != nil {
-		t.Error(err)
-	}
+	sandboxtest.NewBench(t, driver(t, runsc(t)), sandbox.T3).Leftovers(t, "link") // its pipes are in its own kernel
 }

@@ -9,15 +9,11 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
-
-	"golang.org/x/sys/unix"
 
 	"orrery.example/orrery/internal/fault"
 	"orrery.example/orrery/internal/sandbox"
 	"orrery.example/orrery/internal/sandbox/linux"
 	"orrery.example/orrery/internal/sandbox/sandboxtest"
-	"orrery.example/orrery/internal/sandbox/workspace"
 )
 
 // workerMark is the first argument of a test binary that plays a worker which is going to be killed.
@@ -175,75 +171,16 @@ func doomedWorker(args []string) int {
 	return 1
 }
 
-// TestWorkerDeath kills a worker the hard way: nothing of its step may outlive it.
+// TestWorkerDeath: nothing of a step outlives its worker.
 func TestWorkerDeath(t *testing.T) {
 	b := sandboxtest.NewBench(t, tierOrSkip(t, linux.Config{}, sandbox.T2), sandbox.T2)
 	token := fmt.Sprintf("doomed-%d", os.Getpid())
 	step := b.Step(t)
-	out := &sandboxtest.Output{}
-	ready := out.Said("ready")
-	worker := exec.Command("/proc/self/exe", workerMark, step.Command[0], token, step.Dir)
-	worker.Stdout = out
-	if err := worker.Start(); err != nil {
-		t.Fatal(err)
-	}
-	ended := make(chan struct{})
-	go func() {
-		_ = worker.Wait()
-		close(ended)
-	}()
-	select {
-	case <-ready:
-	case <-ended:
-		t.Fatalf("the worker ended early: %s", out)
-	}
-	var watched []int
-	for _, pid := range sandboxtest.Processes("stubborn\x00" + token) {
-		if fd, err := unix.PidfdOpen(pid, 0); err == nil && pid != worker.Process.Pid {
-			watched = append(watched, fd)
-		}
-	}
-	if len(watched) == 0 {
-		t.Fatal("the step's process is not to be found")
-	}
-	_ = worker.Process.Kill()
-	for _, fd := range watched {
-		// A pidfd is readable once its process has ended.
-		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, int(10*time.Second/time.Millisecond))
-		if n != 1 || err != nil {
-			t.Errorf("a process of the step outlived the worker (%v)", err)
-		}
-	}
-	<-ended
+	sandboxtest.WorkerDeath(t, exec.Command("/proc/self/exe", workerMark, step.Command[0], token, step.Dir), "stubborn\x00"+token)
 }
 
-// TestLeftovers collects and removes what a hostile step left: links, pipes and closed folders of another user.
 func TestLeftovers(t *testing.T) {
-	b := sandboxtest.NewBench(t, tierOrSkip(t, linux.Config{}, sandbox.T2), sandbox.T2)
-	spec := b.Step(t, "outputs")
-	r, out := b.Do(t, spec)
-	if r.ExitCode != 0 || out.String() != "ok\n" {
-		t.Fatalf("%+v %q", r, out)
-	}
-	found, err := workspace.Collect(spec.Dir, []string{"dist/**", "nothing"}, workspace.Limits{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer found.Close()
-	if len(found.Files) != 1 || found.Files[0].Path != "dist/deep/a.txt" || len(found.Unmatched) != 1 {
-		t.Errorf("%+v", found)
-	}
-	for _, pattern := range []string{"link", "pipe"} {
-		if _, err := workspace.Collect(spec.Dir, []string{pattern}, workspace.Limits{}); fault.CodeOf(err) != fault.Invalid {
-			t.Errorf("%s: %v", pattern, err)
-		}
-	}
-	if err := workspace.Remove(spec.Dir); err != nil {
-		t.Error(err)
-	}
-	if _, err := os.Lstat(spec.Dir); !os.IsNotExist(err) {
-		t.Errorf("still there: %v", err)
-	}
+	sandboxtest.NewBench(t, tierOrSkip(t, linux.Config{}, sandbox.T2), sandbox.T2).Leftovers(t, "link", "pipe")
 }
 
 // TestManyAtOnce starts more steps than there are processors: none may get another's streams, user or folder.
