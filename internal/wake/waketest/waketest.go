@@ -10,7 +10,7 @@ import (
 )
 
 // patience is how long a hint may take here. Nothing waits for it when all is well.
-const patience = 20 * time.Second
+const patience = 2 * time.Minute
 
 // Run tests a carrier. Open returns the hints of so many servers of one store.
 func Run(t *testing.T, open func(t *testing.T, servers int) []wake.Hints) {
@@ -61,12 +61,17 @@ func others(t *testing.T, servers []wake.Hints) {
 func burst(t *testing.T, servers []wake.Hints) {
 	heard := servers[1].Listen(t.Context())
 	Reaches(t, servers[0], heard)
-	start := time.Now()
-	for range 100_000 {
-		servers[0].Announce()
-	}
-	if took := time.Since(start); took > patience/2 {
-		t.Errorf("to announce took %v", took)
+	announced := make(chan struct{})
+	go func() {
+		defer close(announced)
+		for range 100_000 {
+			servers[0].Announce()
+		}
+	}()
+	select {
+	case <-announced:
+	case <-time.After(patience):
+		t.Fatal("whoever announces is held up")
 	}
 	Reaches(t, servers[0], heard)
 }
