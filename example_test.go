@@ -120,7 +120,7 @@ func Example() {
 		log.Fatal(err)
 	}
 	defer site.stop()
-	ctx, stop := context.WithTimeout(context.Background(), time.Minute)
+	ctx, stop := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer stop()
 
 	// The worker's side.

@@ -252,7 +252,7 @@ func TestBounds(t *testing.T) {
 		if err == nil {
 			t.Errorf("%s: no error", name)
 		}
-		if took := time.Since(start); took > 10*time.Second {
+		if took := time.Since(start); took > time.Minute {
 			t.Errorf("%s took %v (%v)", name, took, err)
 		} else {
 			t.Logf("%-16s %8v %v", name, took.Round(time.Millisecond), err)

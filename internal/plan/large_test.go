@@ -22,7 +22,7 @@ func TestLarge(t *testing.T) {
 		}
 		took := time.Since(start)
 		t.Logf("%s: %v for parsing, planning and hashing, %d bytes", shape, took.Round(time.Millisecond), len(b.Canonical))
-		if took > time.Minute {
+		if took > 4*time.Minute {
 			t.Errorf("%s took %v", shape, took)
 		}
 	}
@@ -54,7 +54,7 @@ func TestLookingFarBack(t *testing.T) {
 	if !errors.As(err, &all) || !strings.Contains(err.Error(), "look back over too many steps") {
 		t.Errorf("%.300v", err)
 	}
-	if took := time.Since(start); took > 30*time.Second {
+	if took := time.Since(start); took > 2*time.Minute {
 		t.Errorf("it took %v", took)
 	}
 }

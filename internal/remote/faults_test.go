@@ -187,7 +187,7 @@ func TestLostReplies(t *testing.T) {
 // Eight worker processes, of which one after another is killed: nothing is lost, nothing is done twice under one token.
 func TestKilledWorkers(t *testing.T) {
 	r := newRig(t)
-	r.fast(6) // a session of thirty seconds lasts five
+	r.fast(3) // a session of thirty seconds lasts ten, which is long enough for a worker that waits for a processor
 	r.timers()
 	path, script := journal(t)
 	const steps = 300
@@ -243,7 +243,7 @@ func TestSessionExpires(t *testing.T) {
 	r.timers()
 	r.worker(r.server.URL, 1, nil)
 	path, _ := journal(t)
-	step := shell("a", `echo "$ORRERY_STEP $ORRERY_ATTEMPT" >> `+path+`; test "$ORRERY_ATTEMPT" != 1 || exec sleep 60`)
+	step := shell("a", `echo "$ORRERY_STEP $ORRERY_ATTEMPT" >> `+path+`; test "$ORRERY_ATTEMPT" != 1 || exec sleep 600`)
 	id, _ := r.submit(nil, "", &work.Plan{Steps: []work.PlanStep{step}})
 	r.until(id, "begun", func(*work.Run) bool { _, err := os.Stat(path); return err == nil })
 	r.skew.Add(int64(time.Minute))

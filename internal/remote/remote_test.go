@@ -80,7 +80,7 @@ func TestThroughput(t *testing.T) {
 // A worker without work asks once and then waits; work that comes is there at once.
 func TestIdle(t *testing.T) {
 	r := newRig(t)
-	b := r.worker(r.server.URL, 2, nil)
+	b := r.worker(r.server.URL, 1, nil)
 	id, _ := r.submit(nil, "", &work.Plan{Steps: []work.PlanStep{noop("a")}})
 	r.ends(id)
 	before := r.requests.Load()
@@ -91,30 +91,31 @@ func TestIdle(t *testing.T) {
 	if n := r.requests.Load() - before; n > 4 {
 		t.Errorf("%d requests in a second and a half without work", n)
 	}
-	start := time.Now()
-	id, _ = r.submit(nil, "", &work.Plan{Steps: []work.PlanStep{noop("a")}})
-	r.ends(id)
-	if took := time.Since(start); took > 900*time.Millisecond {
-		t.Errorf("a waiting worker needed %s: it was found by polling", took)
+	// What comes is the answer to the request that waits: the next one has the report in it already. A wait may be over just then, and the
+	// one for what follows may have begun, but not time after time.
+	for range 10 {
+		before := r.exchanges.Load()
+		id, _ = r.submit(nil, "", &work.Plan{Steps: []work.PlanStep{noop("a")}})
+		r.ends(id)
+		if r.exchanges.Load()-before == 1 {
+			return
+		}
 	}
+	t.Error("a waiting worker finds work by asking again")
 }
 
-// An order to cancel reaches a worker within moments, and stops what runs.
+// An order to cancel reaches a worker and stops what runs, long before it would end.
 func TestCancel(t *testing.T) {
 	r := newRig(t)
 	r.timers()
 	r.worker(r.server.URL, 2, nil)
-	id, _ := r.submit(nil, "", &work.Plan{Steps: []work.PlanStep{shell("a", "echo begun; exec sleep 50")}})
+	id, _ := r.submit(nil, "", &work.Plan{Steps: []work.PlanStep{shell("a", "echo begun; exec sleep 500")}})
 	r.until(id, "any output", func(run *work.Run) bool { return run.LogSeq > 0 })
 	if err := r.store.Control(context.Background(), []store.ControlCommand{{Tenant: acme, Run: id, Verb: "cancel", Actor: work.Actor{Name: "eve"}}})[0]; err != nil {
 		t.Fatal(err)
 	}
-	start := time.Now()
 	if run := r.ends(id); run.State != work.Cancelled {
 		t.Error(run.State, run.Reason)
-	}
-	if took := time.Since(start); took > 4*time.Second {
-		t.Errorf("it took %s", took)
 	}
 }
 

@@ -63,6 +63,7 @@ type rig struct {
 	skew      atomic.Int64
 	speed     atomic.Int64
 	requests  atomic.Int64
+	exchanges atomic.Int64 // of the requests
 	mu        sync.Mutex
 	runs      int
 	stated    []json.RawMessage // what authors have signed of packs
@@ -101,6 +102,9 @@ func newRig(t testing.TB) *rig {
 	}
 	r.handler = http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		r.requests.Add(1)
+		if strings.HasSuffix(req.URL.Path, "/exchange") {
+			r.exchanges.Add(1)
+		}
 		server.ServeHTTP(w, req)
 	})
 	r.server = httptest.NewServer(r.handler)
@@ -191,7 +195,7 @@ func (r *rig) worker(at string, slots int, prepare func(*worker.Config)) *bench 
 			if err != nil {
 				r.t.Error(err)
 			}
-		case <-time.After(30 * time.Second):
+		case <-time.After(patience):
 			r.t.Error("the worker does not end")
 		}
 		kill()
@@ -226,7 +230,7 @@ func shell(id, script string) work.PlanStep {
 }
 
 func runStep(id string, spec work.RunSpec) work.PlanStep {
-	spec.Sandbox.MinTier, spec.TimeoutMs, spec.GraceMs = "t2", 60_000, 200
+	spec.Sandbox.MinTier, spec.TimeoutMs, spec.GraceMs = "t2", 600_000, 200
 	if spec.Retry.MaxAttempts == 0 {
 		spec.Retry.MaxAttempts = 1
 	}
@@ -258,10 +262,13 @@ func (r *rig) submit(request []byte, id work.RunID, p *work.Plan) (work.RunID, w
 	return id, hash
 }
 
+// patience is how long something may take that happens by itself. Nothing that is well comes near.
+const patience = 2 * time.Minute
+
 // until waits for a run to be as wanted.
 func (r *rig) until(id work.RunID, what string, as func(*work.Run) bool) work.Run {
 	r.t.Helper()
-	ctx, stop := context.WithTimeout(context.Background(), 60*time.Second)
+	ctx, stop := context.WithTimeout(context.Background(), patience)
 	defer stop()
 	hints := r.store.Watch(ctx)
 	tick := time.NewTicker(20 * time.Millisecond)

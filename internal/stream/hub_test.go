@@ -88,7 +88,7 @@ func (r *rig) end(tenant work.Tenant) int64 {
 func (r *rig) take(s *Subscription, n int, next map[work.RunID]int64) (ids []string) {
 	r.Helper()
 	for len(ids) < n {
-		items, err := s.Next(r.Context(), 10*time.Second)
+		items, err := s.Next(r.Context(), 2*time.Minute)
 		if err != nil || len(items) == 0 {
 			r.Fatalf("after %d of %d frames: %v", len(ids), n, err)
 		}
@@ -178,7 +178,7 @@ func TestSlowFollower(t *testing.T) {
 			}
 			topic.mu.Unlock()
 			r.hub.slow = 0
-			_, err := slow.Next(t.Context(), time.Second)
+			_, err := slow.Next(t.Context(), 2*time.Minute)
 			var gap *Gap
 			if !errors.As(err, &gap) || gap.ID != at[0] {
 				t.Fatalf("the slow follower got %v", err)
@@ -227,7 +227,7 @@ func TestGap(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer s.Close()
-	_, err = s.Next(t.Context(), time.Second)
+	_, err = s.Next(t.Context(), 2*time.Minute)
 	var gap *Gap
 	if !errors.As(err, &gap) || gap.ID != (store.Position{Incarnation: 1, Number: end}).String() {
 		t.Errorf("another incarnation: %v", err)
@@ -280,7 +280,7 @@ func TestFollowRun(t *testing.T) {
 	defer lines.Close()
 	want := func(s *Subscription, id string, check func(Frame) bool) {
 		t.Helper()
-		items, err := s.Next(t.Context(), 10*time.Second)
+		items, err := s.Next(t.Context(), 2*time.Minute)
 		if err != nil || len(items) == 0 {
 			t.Fatalf("%v, %v", items, err)
 		}
@@ -297,7 +297,7 @@ func TestFollowRun(t *testing.T) {
 	run.State, run.Phase, run.Ended = work.Failed, work.PhaseEnded, 5
 	put()
 	for s, last := range map[*Subscription]string{events: Ended, lines: "run.ended"} {
-		if _, err := s.Next(t.Context(), 10*time.Second); !errors.Is(err, io.EOF) {
+		if _, err := s.Next(t.Context(), 2*time.Minute); !errors.Is(err, io.EOF) {
 			t.Errorf("at the end: %v", err)
 		}
 		if f := s.End(); f == nil || f.Type != last || f.State != work.Failed {

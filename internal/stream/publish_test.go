@@ -143,7 +143,7 @@ func same(t *testing.T, got, want []string) {
 // eventually waits until the cursor of a publisher is at the end of the feed.
 func (r *rig) eventually(p *Publisher) {
 	r.Helper()
-	deadline := time.Now().Add(40 * time.Second)
+	deadline := time.Now().Add(2 * time.Minute)
 	for {
 		c, _, err := p.cursor(r.Context(), "t")
 		if err == nil && c.Position == r.end("t") {

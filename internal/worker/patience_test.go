@@ -157,7 +157,7 @@ func TestB7_Abandoned(t *testing.T) {
 		if err != nil {
 			t.Error(err)
 		}
-	case <-time.After(10 * time.Second):
+	case <-time.After(patience):
 		t.Fatal("it does not end")
 	}
 	if reports := r.reports(id, "long"); len(reports) != 0 {

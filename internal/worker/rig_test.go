@@ -99,7 +99,7 @@ func (r *rig) start(hints bool) {
 			if err != nil {
 				r.t.Error(err)
 			}
-		case <-time.After(20 * time.Second):
+		case <-time.After(patience):
 			r.t.Error("the worker does not end")
 		}
 	})
@@ -150,15 +150,18 @@ func (r *rig) submit(files []work.File, steps ...work.PlanStep) work.RunID {
 	return id
 }
 
+// patience is how long something may take that happens by itself. Nothing that is well comes near.
+const patience = 2 * time.Minute
+
 // until waits for commits until a run is as wanted.
-func (r *rig) until(limit time.Duration, what string, holds func() bool) {
+func (r *rig) until(what string, holds func() bool) {
 	r.t.Helper()
-	ctx, stop := context.WithTimeout(r.t.Context(), limit)
+	ctx, stop := context.WithTimeout(r.t.Context(), patience)
 	defer stop()
 	wake := r.store.Watch(ctx)
 	for !holds() {
 		if _, more := <-wake; !more {
-			r.t.Fatalf("%s: not within %s", what, limit)
+			r.t.Fatalf("%s: not within %s", what, patience)
 		}
 	}
 }
@@ -167,7 +170,7 @@ func (r *rig) until(limit time.Duration, what string, holds func() bool) {
 func (r *rig) end(id work.RunID) work.Run {
 	r.t.Helper()
 	var run work.Run
-	r.until(20*time.Second, "the run ends", func() bool {
+	r.until("the run ends", func() bool {
 		var err error
 		if run, err = r.store.Run(r.t.Context(), work.LocalTenant, string(id)); err != nil {
 			r.t.Fatal(err)

@@ -62,7 +62,7 @@ func acquire(path, command string) (*lock, error) {
 
 // A process that was killed while it started a step leaves a child for a moment that has the lock's file open and dies as well.
 const (
-	dying     = 2 * time.Second
+	dying     = 5 * time.Second // on a machine with much else to do
 	lookAgain = 10 * time.Millisecond
 )
 

@@ -14,7 +14,7 @@ import (
 )
 
 // feedPatience is how long what is committed may take to be settled: others may be writing to the same server.
-const feedPatience = 20 * time.Second
+const feedPatience = 2 * time.Minute
 
 // readFeed reads the feed of a tenant in pages until it has as many events as there are.
 func readFeed(t testing.TB, d kernel.Driver, tenant work.Tenant, want, page int) []store.FeedEvent {
