@@ -157,21 +157,22 @@ func TestTenantHeaders(t *testing.T) {
 
 // Requests have bounds.
 func TestBounds(t *testing.T) {
-	r := start(t, app.ServerOptions{Rate: 5, Burst: 10})
+	r := start(t, app.ServerOptions{Rate: 1, Burst: 10})
 	a := r.ask("POST", "/api/v1/accounts", r.root, local, strings.Repeat(" ", 2<<20))
 	r.code(a, 413, "INVALID")
 	if a.header.Get("X-RateLimit-Limit") != "10" || a.header.Get("X-RateLimit-Remaining") != "9" || a.header.Get("X-RateLimit-Reset") == "" {
 		t.Errorf("the rate limit is told as %v", a.header)
 	}
 	refused := false
-	for range 40 {
+	for range 1000 { // as many as it takes to be quicker than one a second
 		if a := r.ask("GET", "/api/v1/me", r.root, "", nil); a.status == 429 {
 			r.code(a, 429, "EXHAUSTED")
 			refused = a.header.Get("Retry-After") != ""
+			break
 		}
 	}
 	if !refused {
-		t.Error("40 requests at once were not too many for a bucket of 10")
+		t.Error("1000 requests at once were not too many for a bucket of 10")
 	}
 	r.want(r.ask("GET", "/healthz", "", "", nil), 200)
 }
@@ -305,7 +306,7 @@ func TestAuditCounts(t *testing.T) {
 
 // Streams end and readiness says no when the server drains, while requests are still answered.
 func TestDrain(t *testing.T) {
-	r := start(t, app.ServerOptions{})
+	r := start(t, app.ServerOptions{Drain: time.Hour})
 	run := r.want(r.ask("POST", "/api/v1/runs", r.root, local, map[string]any{"manifest": hello}), 201)["runId"].(string)
 	req, err := http.NewRequestWithContext(t.Context(), "GET", r.url+"/api/v1/runs/"+run+"/logs", nil)
 	if err != nil {
@@ -320,16 +321,17 @@ func TestDrain(t *testing.T) {
 	}
 	defer resp.Body.Close()
 	r.want(r.ask("GET", "/readyz", "", "", nil), 200)
-	began := time.Now()
 	r.stop()
 	if _, err := io.ReadAll(resp.Body); err != nil {
 		t.Fatalf("the stream broke instead of ending: %v", err)
 	}
-	if err := <-r.ended; err != nil {
-		t.Fatal(err)
-	}
-	if took := time.Since(began); took > 10*time.Second {
-		t.Errorf("the drain took %s although nothing was under way", took)
+	select {
+	case err := <-r.ended:
+		if err != nil {
+			t.Fatal(err)
+		}
+	case <-time.After(patience):
+		t.Fatal("nothing is under way, and the server does not end")
 	}
 }
 

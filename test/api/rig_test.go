@@ -27,13 +27,19 @@ type rig struct {
 	*app.Server
 }
 
+// patience is how long something that happens by itself may take. Nothing that is well comes near, also on a machine with much else to do.
+const patience = 2 * time.Minute
+
 func start(t testing.TB, o app.ServerOptions) *rig {
 	t.Helper()
 	if o.Dir == "" {
 		o.Dir = t.TempDir()
 	}
 	o.Tenant, o.Listen, o.Version = work.LocalTenant, "127.0.0.1:0", "test"
-	o.Slots, o.Drain = 2, 20*time.Second
+	o.Slots = 2
+	if o.Drain == 0 {
+		o.Drain = 20 * time.Second
+	}
 	s, err := app.OpenServer(t.Context(), o)
 	if err != nil {
 		t.Fatal(err)
@@ -181,13 +187,25 @@ func (r *rig) finish(token, tenant, run string) map[string]any {
 // sealed waits until an ended run is in the log, which is soon after its end.
 func (r *rig) sealed(token, tenant, run string) {
 	r.t.Helper()
-	for until := time.Now().Add(20 * time.Second); ; {
+	r.until("the seal of "+run, func() bool {
 		a := r.ask("GET", "/api/v1/runs/"+run+"/proof", token, tenant, nil)
-		if a.status == 200 {
-			return
+		if a.status != 200 {
+			r.code(a, 422, "INCOMPLETE")
 		}
-		if r.code(a, 422, "INCOMPLETE"); time.Now().After(until) {
-			r.t.Fatalf("the run %s is not sealed: %s", run, a.body)
+		return a.status == 200
+	})
+}
+
+// until waits for a condition. It looks seldom enough that the limits of a server stay out of it.
+func (r *rig) until(what string, holds func() bool) {
+	r.t.Helper()
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+	for end := time.After(patience); !holds(); {
+		select {
+		case <-tick.C:
+		case <-end:
+			r.t.Fatalf("%s: not within %s", what, patience)
 		}
 	}
 }

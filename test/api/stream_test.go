@@ -142,7 +142,7 @@ func TestO4_RunStreams(t *testing.T) {
 	tokens := r.tenant("acme", "viewer", "operator")
 	run := r.submit(tokens["operator"], "acme")
 	c := r.sdk(tokens["viewer"], "acme")
-	ctx, stop := context.WithTimeout(t.Context(), time.Minute)
+	ctx, stop := context.WithTimeout(t.Context(), patience)
 	defer stop()
 	var events []api.Frame
 	for f, err := range c.Follow(ctx, run, "") {
@@ -205,7 +205,7 @@ func (r *rig) dial(path string, header http.Header, protocols ...string) (*webso
 // message reads one frame, or the status that the connection was closed with.
 func (r *rig) message(conn *websocket.Conn) (api.Frame, websocket.StatusCode) {
 	r.t.Helper()
-	ctx, stop := context.WithTimeout(r.t.Context(), 30*time.Second)
+	ctx, stop := context.WithTimeout(r.t.Context(), patience)
 	defer stop()
 	_, raw, err := conn.Read(ctx)
 	if err != nil {
@@ -373,7 +373,7 @@ func TestJ13_FollowsWhereStreamsDoNotGetThrough(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	ctx, stop := context.WithTimeout(t.Context(), time.Minute)
+	ctx, stop := context.WithTimeout(t.Context(), patience)
 	defer stop()
 	told := make(chan string, 10)
 	tail, err := client.Store{Client: c}.Tail(ctx, work.RunID(run), 0, 0, func(format string, args ...any) { told <- fmt.Sprintf(format, args...) })

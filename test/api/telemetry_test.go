@@ -12,7 +12,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -276,8 +275,10 @@ func TestO8_Metrics(t *testing.T) {
 		return lines
 	}
 	missing := lacking() // a stream may be let go, and a count be made, a moment after its client has heard the end
-	for until := time.Now().Add(10 * time.Second); len(missing) > 0 && time.Now().Before(until); missing = lacking() {
-		runtime.Gosched()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for until := time.Now().Add(patience); len(missing) > 0 && time.Now().Before(until); missing = lacking() {
+		<-tick.C
 	}
 	for _, line := range missing {
 		t.Errorf("the metrics lack %s", line)

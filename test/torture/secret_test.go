@@ -61,9 +61,12 @@ func TestSecretCanary(t *testing.T) {
 			keep(f.must(3, append(f.pack("secret"), "-i", "key=env:THE_KEY")...))
 			run := f.only()
 			keep(f.must(3, append(f.pack("secret"), "-i", "key=env:THE_KEY", "-v", "--new")...))
-			for _, args := range [][]string{{"runs", "show"}, {"runs", "logs"}, {"why"}, {"verify"}, {"evidence", "export", "-f", "-"}, {"runs", "events"}, {"plan"}} {
+			for _, args := range [][]string{{"runs", "show"}, {"runs", "logs"}, {"runs", "watch"}, {"runs", "graph"}, {"runs", "export"}, {"why"}, {"verify"}, {"evidence", "export", "-f", "-"}} {
 				for _, more := range [][]string{nil, {"-o", "json"}, {"-o", "yaml"}} {
-					keep(f.run(append(append(append([]string{}, args...), run.Run), more...)...))
+					r := f.run(append(append(append([]string{}, args...), run.Run), more...)...)
+					if keep(r); more == nil && len(r.stdout) == 0 {
+						t.Errorf("void: %s", r)
+					}
 				}
 			}
 			f.states(run.Run)
