@@ -30,15 +30,31 @@ jsonerr() { json "$1" err; }
 # value EXPRESSION prints something of the document.
 value() { python3 -c 'import json,sys; d=json.load(open(sys.argv[1])); print(eval(sys.argv[2]))' "$HOME/streams/out" "$1"; }
 
-# eventually COMMAND... tries for 30 seconds.
+# eventually COMMAND... tries for two minutes, which nothing that is well needs.
 eventually() {
-	local i
-	for i in $(seq 300); do
+	local until=$((SECONDS + 120))
+	while [ $SECONDS -lt $until ]; do
 		if "$@" >/dev/null 2>&1; then return 0; fi
 		sleep 0.1
 	done
 	fail "never came true: $*"
 }
+
+# hold_port sets $address to one that nobody gets by asking for any, so that a server can be killed and started again there.
+hold_port() {
+	python3 -c '
+import signal, socket
+s = socket.socket()
+s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+s.bind(("127.0.0.1", 0))
+print("127.0.0.1:%d" % s.getsockname()[1], flush=True)
+signal.pause()' >"$HOME/streams/port" 2>/dev/null </dev/null &
+	eventually test -s "$HOME/streams/port"
+	address=$(cat "$HOME/streams/port")
+}
+
+# left PATTERN: a process with it in its command line is there.
+left() { pgrep -f -- "$1" >/dev/null; }
 
 skip() {
 	printf '\nSKIP %s\n' "$*"
