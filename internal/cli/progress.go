@@ -15,7 +15,7 @@ type progress struct {
 	steps map[work.StepID]*stepProgress
 	order []work.StepID // in the order of their first event
 	state work.State
-	busy  int // steps that move by themselves: queued, running, retrying
+	busy  int // steps that move by themselves: queued, running, retrying, those that ask a policy engine
 	runs  int // of those, how many a worker has
 	gates int // gates that wait for people
 	pause bool
@@ -25,7 +25,8 @@ type progress struct {
 type stepProgress struct {
 	id      work.StepID
 	state   work.State
-	block   bool // a container: it moves when its children do
+	block   bool   // a container: it moves when its children do
+	engine  string // the policy engine that it asks, not people
 	attempt int
 	started work.Time
 	ended   work.Time
@@ -54,9 +55,9 @@ func (p *progress) move(s *stepProgress, to work.State) {
 	count := func(state work.State, by int) {
 		switch {
 		case s.block:
-		case state == work.Waiting:
+		case state == work.Waiting && s.engine == "":
 			p.gates += by
-		case state == work.Queued || state == work.Running || state == work.Retrying:
+		case state == work.Waiting || state == work.Queued || state == work.Running || state == work.Retrying:
 			p.busy += by
 			if state == work.Running {
 				p.runs += by
@@ -112,13 +113,13 @@ func (p *progress) take(e *work.Event) string {
 	case work.PolicyAsked:
 		var d work.AskedData
 		decode(e, &d)
-		s.started, s.reason = e.Time, work.Reason{Code: work.WaitsForPolicy, Subject: d.Engine, Until: d.Expires}
-		p.move(s, work.Queued)
+		s.started, s.engine, s.reason = e.Time, d.Engine, work.Reason{Code: work.WaitsForPolicy, Subject: d.Engine, Until: d.Expires}
+		p.move(s, work.Waiting)
 		return fmt.Sprintf("%s asks the policy engine %s for %s", e.Step, d.Engine, d.Path)
 	case work.PolicyUnavailable:
 		var d work.ReasonData
 		decode(e, &d)
-		s.reason = d.Reason
+		s.reason.Message = d.Reason.Message
 		return fmt.Sprintf("%s has no answer of the policy engine %s: %s", e.Step, d.Reason.Subject, d.Reason.Message)
 	case work.StepRetrying:
 		var d work.RetryingData

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -386,6 +387,9 @@ func (c *cli) background(ctx context.Context, f *place, run work.Run) error {
 	}
 	if c.runsc != "" {
 		args = append(args, "--runsc", c.runsc)
+	}
+	if c.slots != 0 {
+		args = append(args, "--slots", strconv.Itoa(c.slots))
 	}
 	if c.engines != "" {
 		args = append(args, "--policy-engines", c.engines)

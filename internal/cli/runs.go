@@ -127,6 +127,9 @@ func reasonText(r work.Reason) string {
 	if r.Message != "" {
 		text += ": " + r.Message
 	}
+	if r.Until != 0 {
+		text += ", until " + r.Until.String()
+	}
 	return text
 }
 

@@ -105,6 +105,11 @@ func (t *tree) line(b *branch, now work.Time) string {
 		text += strings.Repeat(" ", 8)
 	}
 	switch {
+	case s.state == work.Waiting && s.engine != "":
+		text += "  asks the policy engine " + s.engine + ", until " + s.reason.Until.Std().Local().Format(time.DateTime)
+		if s.reason.Message != "" {
+			text += ": " + s.reason.Message
+		}
 	case s.state == work.Waiting:
 		text += "  waits for approval, until " + s.reason.Until.Std().Local().Format(time.DateTime)
 	case s.state == work.Retrying:

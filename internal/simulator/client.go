@@ -55,6 +55,7 @@ func (c *client) live() {
 			c.control("resume", c.any())
 		case n < 18:
 			c.spy()
+			c.ask(c.any())
 		default:
 			c.retry(c.any())
 		}

@@ -2,6 +2,7 @@ package simulator_test
 
 import (
 	"cmp"
+	"context"
 	"encoding/json"
 	"maps"
 	"math"
@@ -80,6 +81,10 @@ func flowBugs() []func() *simulator.Bug {
 		plain("shares-without-leases", func(tx kernel.Tx) kernel.Tx { return noLeases{tx} }),
 		plain("delayed-run-starts-early", func(tx kernel.Tx) kernel.Tx { return hasty{tx} }),
 		plain("delayed-run-forgotten", func(tx kernel.Tx) kernel.Tx { return noDueRuns{tx} }),
+		onStore("reason-without-pauses", func(s store.Store) store.Store { return noFlow{s} }),
+		onStore("reason-without-holders", func(s store.Store) store.Store { return noHolders{s} }),
+		onStore("reason-without-limits", func(s store.Store) store.Store { return noRunning{s} }),
+		onStore("reason-without-workers", func(s store.Store) store.Store { return anyWorker{s} }),
 	}
 }
 
@@ -263,6 +268,34 @@ func (t hasty) Run(tenant work.Tenant, id work.RunID) (*work.Run, error) {
 		row.NotBefore = 0
 	}
 	return row, err
+}
+
+// noFlow explains what waits without what is held back. Claims do not ask it.
+type noFlow struct{ store.Store }
+
+func (noFlow) Flow(context.Context, work.Tenant) (store.Flow, error) { return store.Flow{}, nil }
+
+// noHolders finds nobody who has a concurrency key.
+type noHolders struct{ store.Store }
+
+func (noHolders) Holders(context.Context, work.Tenant, string) ([]store.Holder, error) {
+	return nil, nil
+}
+
+// noRunning counts nothing that runs.
+type noRunning struct{ store.Store }
+
+func (noRunning) Depths(context.Context, work.Tenant) ([]store.QueueDepth, error) { return nil, nil }
+
+// anyWorker takes every worker for one that offers everything.
+type anyWorker struct{ store.Store }
+
+func (s anyWorker) Workers(ctx context.Context, tenant work.Tenant) ([]store.Session, error) {
+	workers, err := s.Store.Workers(ctx, tenant)
+	for i := range workers {
+		workers[i].Offer.Labels = map[string]string{"disk": "ssd"}
+	}
+	return workers, err
 }
 
 // noDueRuns does not find the runs whose time has come.

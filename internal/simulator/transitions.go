@@ -33,8 +33,10 @@ func (c *checker) event(e *work.Event) {
 		a.cancelled, a.paused = true, false
 	case work.RunPaused:
 		a.paused = true
-	case work.RunResumed, work.RunDue:
+	case work.RunResumed:
 		a.paused = false
+	case work.RunDue:
+		a.paused = a.paused && a.row.Phase == work.PhaseDelayed // out of time it ends; when its time has come it stays paused
 	case work.RunEnded:
 		a.overs++
 	case work.RunStarted:

@@ -134,6 +134,7 @@ func (wk *worker) asker() *asker {
 
 func (wk *worker) open() {
 	session := store.Session{ID: wk.session, Worker: wk.asker().name, Tenant: wk.tenant}
+	session.Offer = store.Offer{Runners: []string{"noop"}, Labels: wk.asker().labels}
 	wk.call(func(s store.Store) any {
 		session.Expires = wk.w.storeClock().Add(sessionLength)
 		return fault.CodeOf(s.OpenSession(context.Background(), session)) == ""

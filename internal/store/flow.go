@@ -103,6 +103,9 @@ type Flows interface {
 	// Holders returns who has a concurrency key: steps under a lease, and runs under way, where the step is "". At most a hundred.
 	Holders(ctx context.Context, tenant work.Tenant, key string) ([]Holder, error)
 
+	// Workers returns the sessions that take work of a tenant and have not expired, those of workers of every tenant too, by worker and id.
+	Workers(ctx context.Context, tenant work.Tenant) ([]Session, error)
+
 	// Depths counts what waits and runs in each queue of a tenant, by name. At most some ten thousand of each are counted.
 	Depths(ctx context.Context, tenant work.Tenant) ([]QueueDepth, error)
 }

@@ -11,6 +11,8 @@ package store
 import (
 	"context"
 	"encoding/json"
+	"maps"
+	"slices"
 
 	"orrery.example/orrery/internal/engine"
 	"orrery.example/orrery/internal/work"
@@ -201,6 +203,30 @@ type Session struct {
 	Tenant  work.Tenant `json:"tenant"` // whose work it takes; Installation for that of every tenant, in fair shares
 	Expires work.Time   `json:"expires"`
 	Local   bool        `json:"local"` // runs inside the process that has the store to itself
+	Offer   Offer       `json:"offer,omitzero"`
+}
+
+// Offer is what a worker can run. It is for people: a claim goes by what its own request offers.
+type Offer struct {
+	Runners []string          `json:"runners,omitempty"`
+	Labels  map[string]string `json:"labels,omitempty"`
+	Tier    int               `json:"tier,omitempty"` // of the strongest sandbox, 0 to 3
+}
+
+// Lacks says what of a step's needs an offer does not have, "" when it has all: a runner, a label, a sandbox.
+func (o *Offer) Lacks(spec *work.RunSpec) string {
+	if !slices.Contains(o.Runners, spec.Runner) {
+		return "runner " + spec.Runner
+	}
+	for _, k := range slices.Sorted(maps.Keys(spec.Labels)) {
+		if v := spec.Labels[k]; o.Labels[k] != v {
+			return "label " + k + "=" + v
+		}
+	}
+	if t := spec.Sandbox.MinTier; len(t) == 2 && int(t[1]-'0') > o.Tier {
+		return "sandbox " + t
+	}
+	return ""
 }
 
 // ExchangeRequest ends attempts and asks for up to Max new ones that the worker can run. Max 0 asks for none.

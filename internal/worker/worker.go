@@ -175,6 +175,7 @@ func (w *Worker) Run(ctx context.Context) error {
 func (w *Worker) open(ctx context.Context) error {
 	return w.source.OpenSession(ctx, store.Session{
 		ID: w.session, Worker: w.Name, Tenant: w.Tenant, Local: w.Local, Expires: w.Now().Add(sessionLength),
+		Offer: store.Offer{Runners: Runners(), Labels: w.Labels, Tier: w.Tier},
 	})
 }
 

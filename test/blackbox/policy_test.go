@@ -151,8 +151,11 @@ out 'did not decide in time'
 valid @latest
 orrery run yes.yaml --input key=env:HOME --new > waits.out 2> waits.err & pid=$!
 eventually grep -q 'has no answer' waits.err
+grep -q '⏸.* limits asks the policy engine opa for release/allow' waits.err || fail "it is not said what the gate waits for"
+if grep -q 'Queued' waits.err; then fail "a gate that asks is shown as queued"; fi
 exits 0 orrery why @latest
 out 'waits for policy opa: it cannot be reached'
+out 'Waiting'
 notout 'orrery approve'
 exits 5 orrery approve @latest --gate limits --as ada --reason "let it"
 kill -9 $pid; wait $pid 2>/dev/null || true

@@ -107,7 +107,10 @@ func (s *service) register(w http.ResponseWriter, r *http.Request, c *httpapi.Ca
 		return fault.New(fault.Invalid, "a worker has a name of at most %d bytes and at least one slot", maxName)
 	}
 	called := name(c, in.Worker)
-	if err := s.Store.OpenSession(r.Context(), store.Session{ID: id, Worker: called, Tenant: t, Expires: s.expiry()}); err != nil {
+	if err := s.Store.OpenSession(r.Context(), store.Session{
+		ID: id, Worker: called, Tenant: t, Expires: s.expiry(),
+		Offer: store.Offer{Runners: in.Offer.Runners, Labels: in.Offer.Labels, Tier: in.Offer.Tier},
+	}); err != nil {
 		return err
 	}
 	s.seen.register(t, called, id, &in)

@@ -2,7 +2,6 @@ package kernel
 
 import (
 	"cmp"
-	"maps"
 	"slices"
 	"strings"
 
@@ -272,7 +271,7 @@ func (t *taker) close() {
 
 // grant gives a step to a worker, nil when it cannot have it. Done means that nobody else of the batch can have it either.
 func (u *unit) grant(t *taker, r *ReadyStep) (g *store.Grant, done bool, err error) {
-	if r.Run == "" || t.f.queueFull(r.Queue.Queue) {
+	if r.Run == "" || t.f.shut(r.Queue.Queue) {
 		return nil, r.Run == "", nil
 	}
 	req, q := t.req, t.q
@@ -288,7 +287,7 @@ func (u *unit) grant(t *taker, r *ReadyStep) (g *store.Grant, done bool, err err
 		return nil, false, nil
 	}
 	spec := h.graph.Spec(r.Step)
-	if missing, ok := offers(req, spec.Run); !ok {
+	if missing := offered(req).Lacks(spec.Run); missing != "" {
 		// Workers differ in what they lack. If each wrote its own reason, every write would wake the next one to write.
 		if row.Reason.Code != work.WaitsForCapability && row.Reason.Code != work.WaitsForConcurrency {
 			h.explain(row, work.Reason{Code: work.WaitsForCapability, Subject: missing})
@@ -335,15 +334,6 @@ func (h *hot) explain(row *work.Step, reason work.Reason) {
 	}
 }
 
-// offers reports whether the worker has what the step asks for, and if not, what is missing.
-func offers(req *store.ExchangeRequest, spec *work.RunSpec) (string, bool) {
-	for _, k := range slices.Sorted(maps.Keys(spec.Labels)) {
-		if v := spec.Labels[k]; req.Labels[k] != v {
-			return "label " + k + "=" + v, false
-		}
-	}
-	if t := spec.Sandbox.MinTier; len(t) == 2 && int(t[1]-'0') > req.MinTier {
-		return "sandbox " + t, false
-	}
-	return "", true
+func offered(req *store.ExchangeRequest) *store.Offer {
+	return &store.Offer{Runners: req.Runners, Labels: req.Labels, Tier: req.MinTier}
 }

@@ -178,7 +178,7 @@ type QueueReader interface {
 	NextDue() (work.Time, error)
 
 	// Sessions returns the session with the id, or those that expired at or before now when id is "", or every local one
-	// when id is "*local".
+	// when id is "*local", or those that have not expired at now when id is "*live".
 	Sessions(id string, now work.Time) ([]store.Session, error)
 }
 

@@ -30,6 +30,11 @@ func (f *flow) queueFull(queue string) bool {
 	return limit > 0 && f.queues[queue] >= limit
 }
 
+// shut reports whether nothing is to be had from a queue. What the driver returns was not, but what is fresh or seen by a claim before may be.
+func (f *flow) shut(queue string) bool {
+	return len(f.Queues) > 0 && (f.Queue(queue).Paused != nil || f.queueFull(queue))
+}
+
 func (f *flow) granted(queue string) {
 	if f.total++; f.counted {
 		f.queues[queue]++
@@ -145,7 +150,7 @@ func (u *unit) admits(tenant work.Tenant) error {
 			return err
 		}
 		if n >= most {
-			return fault.New(fault.Exhausted, "the tenant %s has %d runs that have not ended, as many as it may", tenant, n).
+			return fault.New(fault.Exhausted, "the tenant %s has %s under way, of %d that it may have", tenant, work.Count(n, "run"), most).
 				WithHint("wait until some have ended, or ask the operator: orrery tenant quota --runs")
 		}
 	}
@@ -160,7 +165,7 @@ func (u *unit) admits(tenant work.Tenant) error {
 			n += d.Ready
 		}
 		if n >= most {
-			return fault.New(fault.Exhausted, "the tenant %s has %d steps that wait for a worker, as many as it may", tenant, most).
+			return fault.New(fault.Exhausted, "the tenant %s has %s waiting for a worker, of %d that it may have", tenant, work.Count(n, "step"), most).
 				WithHint("wait until some have run, or ask the operator: orrery tenant quota --steps")
 		}
 	}
@@ -268,6 +273,14 @@ func (s *Store) Depths(ctx context.Context, tenant work.Tenant) ([]store.QueueDe
 		}
 		return out, nil
 	})
+}
+
+// Workers implements store.Flows.
+func (s *Store) Workers(ctx context.Context, tenant work.Tenant) ([]store.Session, error) {
+	out, err := read(ctx, s, func(r Reader) ([]store.Session, error) { return r.Sessions("*live", s.now()) })
+	out = slices.DeleteFunc(out, func(x store.Session) bool { return x.Tenant != tenant && x.Tenant != store.Installation })
+	slices.SortFunc(out, func(a, b store.Session) int { return cmp.Or(cmp.Compare(a.Worker, b.Worker), cmp.Compare(a.ID, b.ID)) })
+	return out, err
 }
 
 // Holders implements store.Flows.

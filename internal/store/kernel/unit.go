@@ -93,7 +93,7 @@ func (u *unit) runAll(batch []*request) error {
 		}
 		u.wants += r.wants
 	}
-	if u.wants > 0 { // what a key that was given back lets start is there for who asks now
+	if u.wants > 0 && u.frees() { // what the key lets start is there for who asks now
 		if err := u.finish(); err != nil {
 			return err
 		}
@@ -397,6 +397,13 @@ func (u *unit) finish() error {
 		}
 	}
 	return u.err
+}
+
+// frees reports whether a run has ended and gives back its concurrency key.
+func (u *unit) frees() bool {
+	return len(u.freed) > 0 || slices.ContainsFunc(u.order, func(h *hot) bool {
+		return h.run.Phase == work.PhaseEnded && !h.settled && h.run.ConcurrencyKey != ""
+	})
 }
 
 func (u *unit) admit(f freedKey) error {

@@ -150,7 +150,7 @@ func (r reader) Sessions(id string, now work.Time) ([]store.Session, error) {
 	}
 	var out []store.Session
 	for _, s := range r.d.sessions {
-		if id == "" && s.Expires <= now || id == "*local" && s.Local {
+		if id == "" && s.Expires <= now || id == "*local" && s.Local || id == "*live" && s.Expires > now {
 			out = append(out, s)
 		}
 	}

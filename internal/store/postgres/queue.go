@@ -2,6 +2,7 @@ package postgres
 
 import (
 	"cmp"
+	"encoding/json"
 	"math"
 	"slices"
 
@@ -120,7 +121,7 @@ func (r *reader) NextDue() (work.Time, error) {
 // sessionRow is what a transaction knows of a session, nil for one that is not there.
 type sessionRow struct{ session *store.Session }
 
-const sessionColumns = `SELECT id, tenant, worker, expires, local FROM sessions `
+const sessionColumns = `SELECT id, tenant, worker, expires, local, offer FROM sessions `
 
 // Sessions implements kernel.QueueReader. A transaction that writes keeps a session it has asked for by id from being ended by another,
 // and passes over those that another uses when it looks for the ones to end.
@@ -134,6 +135,8 @@ func (r *reader) Sessions(id string, now work.Time) ([]store.Session, error) {
 		return r.findSessions(sessionColumns+`WHERE expires <= $1 ORDER BY expires, id`+own, now)
 	case "*local":
 		return r.findSessions(sessionColumns + `WHERE local ORDER BY expires, id` + own)
+	case "*live":
+		return r.findSessions(sessionColumns+`WHERE expires > $1 ORDER BY expires, id`, now)
 	}
 	if r.t != nil {
 		if known := r.t.sessions[id]; known != nil {
@@ -158,8 +161,11 @@ func (r *reader) findSessions(query string, args ...any) ([]store.Session, error
 
 func scanSession(rows pgx.Rows, into *[]store.Session) error {
 	var s store.Session
-	var worker []byte
-	err := rows.Scan(&s.ID, &s.Tenant, &worker, &s.Expires, &s.Local)
+	var worker, offer []byte
+	err := rows.Scan(&s.ID, &s.Tenant, &worker, &s.Expires, &s.Local, &offer)
+	if err == nil {
+		err = json.Unmarshal(offer, &s.Offer)
+	}
 	s.Worker = string(worker)
 	*into = append(*into, s)
 	return err
@@ -176,9 +182,13 @@ func (t *tx) knowSessions(asked []string, found []store.Session) {
 
 // PutSession implements kernel.RowWriter.
 func (t *tx) PutSession(s store.Session) error {
-	t.l.tell(`INSERT INTO sessions (id, tenant, worker, expires, local) VALUES ($1, $2, $3, $4, $5)
-		ON CONFLICT (id) DO UPDATE SET tenant = excluded.tenant, worker = excluded.worker, expires = excluded.expires, local = excluded.local`,
-		s.ID, s.Tenant, []byte(s.Worker), s.Expires, s.Local)
+	offer, err := json.Marshal(&s.Offer)
+	if err != nil {
+		return err
+	}
+	t.l.tell(`INSERT INTO sessions (id, tenant, worker, expires, local, offer) VALUES ($1, $2, $3, $4, $5, $6)
+		ON CONFLICT (id) DO UPDATE SET tenant = excluded.tenant, worker = excluded.worker, expires = excluded.expires, local = excluded.local,
+		offer = excluded.offer`, s.ID, s.Tenant, []byte(s.Worker), s.Expires, s.Local, offer)
 	t.sessions[s.ID] = &sessionRow{&s}
 	return nil
 }

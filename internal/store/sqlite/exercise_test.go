@@ -29,7 +29,7 @@ func exercise(tx kernel.Tx) error {
 		asked(tx.Step("t", "r", "s")), asked(tx.Steps("t", "r", "", 1)), asked(tx.LiveSteps("t", "r")), asked(tx.FirstHeld("t", "r", "")),
 		asked(tx.Ready("t", []string{"process"}, nil, nil, 1)), asked(tx.Ready("t", []string{"process"}, nil, ready, 1)), asked(tx.LeasesByKey("t", "k")),
 		asked(tx.LeasesBySession("x")), asked(tx.DueSteps(1, 1)), asked(tx.DueRuns(1, 1)), asked(tx.NextDue()),
-		asked(tx.Sessions("", 1)), asked(tx.Sessions("*local", 1)), asked(tx.Sessions("x", 1)),
+		asked(tx.Sessions("", 1)), asked(tx.Sessions("*local", 1)), asked(tx.Sessions("*live", 1)), asked(tx.Sessions("x", 1)),
 		asked(tx.Events("t", "r", 1, 1)), asked(tx.Lines("t", "r", 1, 1)), asked(tx.Plan("t", "p")), asked(tx.Document("t", "r", "k")),
 		asked(tx.Cached("t", "k")), asked(tx.DeadLetters("t", 1)), asked(tx.LogHashes("t", []int64{0})),
 	)

@@ -1,6 +1,7 @@
 package sqlite
 
 import (
+	"encoding/json"
 	"errors"
 	"maps"
 	"slices"
@@ -124,12 +125,14 @@ func (r reader) NextDue() (work.Time, error) {
 
 // Sessions implements kernel.QueueReader.
 func (r reader) Sessions(id string, now work.Time) ([]store.Session, error) {
-	const columns = `SELECT id, tenant, worker, expires, local FROM sessions `
+	const columns = `SELECT id, tenant, worker, expires, local, offer FROM sessions `
 	switch id {
 	case "":
 		return r.sessions(columns+`WHERE expires <= ?1 ORDER BY expires, id`, int64(now))
 	case "*local":
 		return r.sessions(columns + `WHERE local = 1 ORDER BY expires, id`)
+	case "*live":
+		return r.sessions(columns+`WHERE expires > ?1 ORDER BY expires, id`, int64(now))
 	default:
 		return r.sessions(columns+`WHERE id = ?1`, id)
 	}
@@ -172,10 +175,10 @@ func (r reader) Census(now work.Time) ([]store.Census, error) {
 func (r reader) sessions(query string, args ...any) ([]store.Session, error) {
 	var out []store.Session
 	err := r.c.each(query, func(v values) error {
-		out = append(out, store.Session{
-			ID: v.text(0), Tenant: work.Tenant(v.text(1)), Worker: v.text(2), Expires: work.Time(v.number(3)), Local: v.number(4) != 0,
-		})
-		return nil
+		s := store.Session{ID: v.text(0), Tenant: work.Tenant(v.text(1)), Worker: v.text(2), Expires: work.Time(v.number(3)), Local: v.number(4) != 0}
+		err := json.Unmarshal([]byte(v.text(5)), &s.Offer)
+		out = append(out, s)
+		return err
 	}, args...)
 	return out, err
 }
@@ -186,9 +189,13 @@ func (t *tx) PutSession(s store.Session) error {
 	if s.Local {
 		local = 1
 	}
-	_, err := t.c.do(`INSERT INTO sessions (id, tenant, worker, expires, local) VALUES (?1, ?2, ?3, ?4, ?5)
-		ON CONFLICT (id) DO UPDATE SET tenant = ?2, worker = ?3, expires = ?4, local = ?5`,
-		s.ID, string(s.Tenant), s.Worker, int64(s.Expires), local)
+	offer, err := json.Marshal(&s.Offer)
+	if err != nil {
+		return err
+	}
+	_, err = t.c.do(`INSERT INTO sessions (id, tenant, worker, expires, local, offer) VALUES (?1, ?2, ?3, ?4, ?5, ?6)
+		ON CONFLICT (id) DO UPDATE SET tenant = ?2, worker = ?3, expires = ?4, local = ?5, offer = ?6`,
+		s.ID, string(s.Tenant), s.Worker, int64(s.Expires), local, string(offer))
 	return err
 }
 

@@ -107,7 +107,7 @@ func dumpOf(r kernel.Reader, w world) (dump, error) {
 	for _, t := range w.tenants {
 		out.Tenants[t] = a.tenant(t, w)
 	}
-	for _, id := range append([]string{"", "*local"}, w.sessions...) {
+	for _, id := range append([]string{"", "*local", "*live"}, w.sessions...) {
 		v, err := r.Sessions(id, w.now)
 		out.Sessions = append(out.Sessions, ask(a, v, err))
 	}

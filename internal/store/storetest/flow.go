@@ -74,6 +74,9 @@ func testPauses(r *rig) {
 				r.Errorf("it is held back by %+v", by)
 			}
 		}
+		if what[0] != store.FlowTenant && what[0] != store.FlowWorker {
+			r.chained(what[0], what[1])
+		}
 		// Another tenant is not held back.
 		r.submit(zenith, p)
 		r.session(zenith, "z")
@@ -84,6 +87,30 @@ func testPauses(r *rig) {
 			r.Errorf("case %d: something is still held back: %+v", i, f)
 		}
 	}
+}
+
+// chained: what a report makes ready is held back as well by what is paused, although the same request asks for more.
+func (r *rig) chained(kind, name string) {
+	r.Helper()
+	after := inQueue(runStep("after"), "exports")
+	after.Needs = []work.StepID{"before"}
+	p := plan(nil, inQueue(runStep("before"), "exports"), after)
+	r.change(acme, kind, name, "resume", 0)
+	left := r.claim(acme, "s", 5, 1)
+	r.submit(acme, p)
+	g := r.claim(acme, "s", 5, 1)[0]
+	r.change(acme, kind, name, "pause", 0)
+	reply, err := r.Exchange(r.ctx(), request(acme, "s", 5, reportOf(g, work.Succeeded)))
+	r.must("a report that asks for more", err)
+	r.must("the report", reply.Errs[0])
+	if len(reply.Grants) > 0 {
+		r.Errorf("%s is granted while %s %s is paused", reply.Grants[0].Step, kind, name)
+	}
+	r.change(acme, kind, name, "resume", 0)
+	r.end(r.claim(acme, "s", 5, 1)...)
+	r.end(left...)
+	r.submit(acme, plan(nil, inQueue(runStep("b"), "exports")))
+	r.change(acme, kind, name, "pause", 0)
 }
 
 // testLimits: no more steps run at once than the tenant and the queue may, whoever asks, and an end makes room.

@@ -185,6 +185,7 @@ func (g gen) lines(run work.RunID, had int) []work.LogLine {
 func (g gen) session() store.Session {
 	return store.Session{
 		ID: pick(g, "session", g.w.sessions...), Worker: g.text("worker"), Tenant: g.tenant(), Expires: g.time("expires") + 1, Local: g.yes("local"),
+		Offer: store.Offer{Runners: []string{g.text("runner")}, Labels: map[string]string{g.text("label"): g.text("value")}, Tier: g.number("tier", 0, 3)},
 	}
 }
 
