@@ -24,7 +24,7 @@ help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 build: ## build bin/orrery
-	go build -trimpath -ldflags '$(LDFLAGS)' -o bin/orrery ./cmd/orrery
+	./scripts/build.sh bin/orrery -ldflags '$(LDFLAGS)'
 
 test: format arch vet unit ## THE tests: format, shape of the tree, vet and every test
 

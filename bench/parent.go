@@ -200,13 +200,13 @@ func (b *bench) prepare(ctx context.Context) error {
 		return err
 	}
 	b.orrery = filepath.Join(b.dir, "orrery")
-	if err := build(ctx, filepath.Dir(root), b.orrery, "./cmd/orrery"); err != nil {
+	if err := build(ctx, filepath.Dir(root), "./scripts/build.sh", b.orrery, "-ldflags", "-s -w"); err != nil {
 		return err
 	}
 	if needs["temporal"] {
 		b.temporal = filepath.Join(b.dir, "temporal")
 		from := time.Now()
-		if err := build(ctx, filepath.Join(root, "temporal"), b.temporal, "github.com/temporalio/cli/cmd/temporal"); err != nil {
+		if err := build(ctx, filepath.Join(root, "temporal"), "go", "build", "-trimpath", "-ldflags", "-s -w", "-o", b.temporal, "github.com/temporalio/cli/cmd/temporal"); err != nil {
 			b.temporal = ""
 			b.missing("temporal: its dev server could not be built: %v", err)
 		}
@@ -232,12 +232,12 @@ func moduleDir(ctx context.Context) (string, error) {
 }
 
 // build makes a program as a release is made.
-func build(ctx context.Context, dir, to, what string) error {
-	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags", "-s -w", "-o", to, what)
+func build(ctx context.Context, dir, command string, args ...string) error {
+	cmd := exec.CommandContext(ctx, command, args...)
 	cmd.Dir = dir
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=") // without what is meant for the bench alone
 	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("go build %s: %w\n%s", what, err, out)
+		return fmt.Errorf("%s %s: %w\n%s", command, strings.Join(args, " "), err, out)
 	}
 	return nil
 }

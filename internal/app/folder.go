@@ -19,6 +19,7 @@ import (
 	"orrery.example/orrery/internal/sandbox"
 	"orrery.example/orrery/internal/sandbox/gvisor"
 	"orrery.example/orrery/internal/sandbox/linux"
+	"orrery.example/orrery/internal/sandbox/linux/image"
 	"orrery.example/orrery/internal/store/kernel"
 	"orrery.example/orrery/internal/work"
 )
@@ -203,7 +204,7 @@ func (f *Folder) Driver() (sandbox.Driver, error) {
 // NewSandbox returns the sandbox of this machine.
 func NewSandbox(o Options) (sandbox.Driver, error) {
 	walls, err := linux.New(linux.Config{
-		AllowUnsandboxed: o.AllowUnsandboxed, ReadOnly: o.ReadPaths, Disable: o.Withhold,
+		Shim: image.Bytes(), AllowUnsandboxed: o.AllowUnsandboxed, ReadOnly: o.ReadPaths, Disable: o.Withhold,
 	})
 	if err != nil {
 		return nil, err

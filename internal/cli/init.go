@@ -19,6 +19,8 @@ import (
 
 	"orrery.example/orrery/internal/fault"
 	"orrery.example/orrery/internal/manifest"
+	"orrery.example/orrery/internal/sandbox/linux"
+	"orrery.example/orrery/internal/sandbox/linux/image"
 )
 
 //go:embed templates
@@ -117,11 +119,21 @@ func (c *cli) schemaCommand() *cobra.Command {
 // Version is the program's version; the build sets it.
 var Version = "0.1.0-dev"
 
+// shimName is the digest of the shim as a person reads it.
+func shimName(digest string) string {
+	if len(digest) > len("sha256:")+12 {
+		return digest[len("sha256:"):][:12]
+	}
+	return digest
+}
+
 func (c *cli) versionCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "version", Short: "Print the version", Args: atMost(0),
 		RunE: func(*cobra.Command, []string) error {
-			doc := map[string]string{"version": Version, "go": runtime.Version(), "platform": runtime.GOOS + "/" + runtime.GOARCH}
+			doc := map[string]string{
+				"version": Version, "go": runtime.Version(), "platform": runtime.GOOS + "/" + runtime.GOARCH, "shim": linux.ShimDigest(image.Bytes()),
+			}
 			if info, ok := debug.ReadBuildInfo(); ok {
 				for _, s := range info.Settings {
 					if s.Key == "vcs.revision" {
@@ -130,7 +142,7 @@ func (c *cli) versionCommand() *cobra.Command {
 				}
 			}
 			return c.show(doc, func(out io.Writer) error {
-				_, err := fmt.Fprintf(out, "orrery %s  %s  %s\n", Version, doc["go"], doc["platform"])
+				_, err := fmt.Fprintf(out, "orrery %s  %s  %s  shim %s\n", Version, doc["go"], doc["platform"], shimName(doc["shim"]))
 				return err
 			})
 		},

@@ -48,7 +48,7 @@ func run(m *testing.M) int {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
-	build := exec.Command("go", "build", "-trimpath", "-o", filepath.Join(place.bin, "orrery"), "./cmd/orrery")
+	build := exec.Command("./scripts/build.sh", filepath.Join(place.bin, "orrery")) // as users get it
 	build.Dir = root
 	if out, err := build.CombinedOutput(); err != nil {
 		fmt.Fprintf(os.Stderr, "the program cannot be built: %v\n%s", err, out)

@@ -44,7 +44,7 @@ func TestMain(m *testing.M) {
 		os.Exit(1)
 	}
 	binary = filepath.Join(dir, "orrery")
-	build := exec.Command("go", "build", "-o", binary, "orrery.example/orrery/cmd/orrery")
+	build := exec.Command("../../scripts/build.sh", binary) // as users get it
 	build.Stdout, build.Stderr = os.Stderr, os.Stderr
 	code := 1
 	if err := build.Run(); err != nil {

@@ -32,7 +32,7 @@ func TestMain(m *testing.M) {
 	case len(os.Args) > 2 && os.Args[1] == workerMark:
 		os.Exit(doomedWorker(os.Args[2:]))
 	}
-	os.Exit(m.Run())
+	os.Exit(sandboxtest.Main(m.Run))
 }
 
 func runsc(t *testing.T) string {
@@ -54,7 +54,7 @@ func newDriver(program string, walls linux.Config) (*gvisor.Driver, error) {
 // driver returns a driver of all tiers with a real runsc. On a machine where that does not work the tests fail, and say why.
 func driver(t *testing.T, program string) *gvisor.Driver {
 	t.Helper()
-	d, err := newDriver(program, linux.Config{})
+	d, err := newDriver(program, linux.Config{Shim: sandboxtest.Shim()})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -109,7 +109,7 @@ func TestAsOrdinaryUser(t *testing.T) {
 	duplicate(t, runsc(t), program)
 	duplicate(t, "/proc/self/exe", suite)
 	cmd := exec.Command(suite, "-test.run", "^(TestTier3|TestWorkerDeath|TestProtections|TestLeftovers)$", "-test.v", "-test.timeout", "5m")
-	cmd.Dir, cmd.Env = tmp, []string{"TMPDIR=" + tmp, "PATH=/usr/bin:/bin", builtRunsc + "=" + program}
+	cmd.Dir, cmd.Env = tmp, []string{"TMPDIR=" + tmp, "PATH=/usr/bin:/bin", sandboxtest.CarriedShim(), builtRunsc + "=" + program}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}
 	out, err := cmd.CombinedOutput()
 	if err != nil {
@@ -195,7 +195,7 @@ func TestRefused(t *testing.T) {
 		{name("impostor"), "the host's own kernel"},
 	} {
 		t.Run(filepath.Base(c.program), func(t *testing.T) {
-			d, err := newDriver(c.program, linux.Config{})
+			d, err := newDriver(c.program, linux.Config{Shim: sandboxtest.Shim()})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -207,7 +207,7 @@ func TestRefused(t *testing.T) {
 	}
 	for _, layer := range []string{linux.LayerGVisor, linux.LayerUser, linux.LayerSeccomp, linux.LayerRoot} {
 		t.Run("without "+layer, func(t *testing.T) {
-			d, err := newDriver(runsc(t), linux.Config{Disable: []string{layer}})
+			d, err := newDriver(runsc(t), linux.Config{Shim: sandboxtest.Shim(), Disable: []string{layer}})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -261,7 +261,7 @@ func layer(t *testing.T, d sandbox.Driver) sandbox.Layer {
 
 // doomedWorker runs a step that never ends.
 func doomedWorker(args []string) int {
-	d, err := newDriver(args[1], linux.Config{})
+	d, err := newDriver(args[1], linux.Config{Shim: sandboxtest.Shim()})
 	if err == nil {
 		_, err = d.Run(context.Background(), sandbox.Spec{
 			Command: []string{args[0], "sandbox-payload", "stubborn"}, Dir: args[2], Stdout: os.Stdout,

@@ -10,6 +10,7 @@ import (
 
 	"orrery.example/orrery/internal/sandbox"
 	"orrery.example/orrery/internal/sandbox/linux"
+	"orrery.example/orrery/internal/sandbox/sandboxtest"
 )
 
 func processorTime() time.Duration {
@@ -43,11 +44,11 @@ func BenchmarkBareSpawn(b *testing.B) {
 }
 
 // BenchmarkT2Spawn is what a step costs: its processor time minus BenchmarkBareSpawn's is the price of isolation.
-func BenchmarkT2Spawn(b *testing.B) { benchmarkSpawn(b, linux.Config{}) }
+func BenchmarkT2Spawn(b *testing.B) { benchmarkSpawn(b, linux.Config{Shim: sandboxtest.Shim()}) }
 
 // BenchmarkT2SpawnWithoutCgroup is the same under rlimits only.
 func BenchmarkT2SpawnWithoutCgroup(b *testing.B) {
-	benchmarkSpawn(b, linux.Config{Disable: []string{linux.LayerCgroup}})
+	benchmarkSpawn(b, linux.Config{Shim: sandboxtest.Shim(), Disable: []string{linux.LayerCgroup}})
 }
 
 func benchmarkSpawn(b *testing.B, config linux.Config) {

@@ -81,8 +81,19 @@ func delegatedCgroups(dir string) (cgroups, error) {
 	return cgroups{version: "v2", memory: dir, pids: dir}, nil
 }
 
-func write(dir, name, value string) error {
-	return os.WriteFile(filepath.Join(dir, name), []byte(value), 0o644)
+func write(dir, name, value string) error { return overwrite(filepath.Join(dir, name), value) }
+
+// overwrite writes to a file of the kernel, which is there. Package os would also wait for such files with epoll.
+func overwrite(path, value string) error {
+	fd, err := unix.Open(path, unix.O_WRONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return &os.PathError{Op: "open", Path: path, Err: err}
+	}
+	defer unix.Close(fd)
+	if _, err := unix.Write(fd, []byte(value)); err != nil {
+		return &os.PathError{Op: "write", Path: path, Err: err}
+	}
+	return nil
 }
 
 // sweep removes the groups of workers that died too suddenly to do it. The kernel keeps a group that still has a process.

@@ -28,7 +28,7 @@ func TestMain(m *testing.M) {
 	case len(os.Args) > 2 && os.Args[1] == fewFilesMark:
 		os.Exit(fewFiles(os.Args[2]))
 	}
-	os.Exit(m.Run())
+	os.Exit(sandboxtest.Main(m.Run))
 }
 
 // tierOrSkip returns a driver when the machine proved the tier. What is missing is said by the layer's own detail; on a machine
@@ -51,13 +51,13 @@ func tierOrSkip(t *testing.T, config linux.Config, tier sandbox.Tier) *linux.Dri
 }
 
 func TestTier2(t *testing.T) {
-	b := sandboxtest.NewBench(t, tierOrSkip(t, linux.Config{}, sandbox.T2), sandbox.T2)
+	b := sandboxtest.NewBench(t, tierOrSkip(t, linux.Config{Shim: sandboxtest.Shim()}, sandbox.T2), sandbox.T2)
 	t.Run("conduct", func(t *testing.T) { sandboxtest.Conduct(t, b) })
 	t.Run("escape", func(t *testing.T) { sandboxtest.Escape(t, b) })
 }
 
 func TestTier2WithoutCgroups(t *testing.T) {
-	b := sandboxtest.NewBench(t, tierOrSkip(t, linux.Config{Disable: []string{linux.LayerCgroup}}, sandbox.T2), sandbox.T2)
+	b := sandboxtest.NewBench(t, tierOrSkip(t, linux.Config{Shim: sandboxtest.Shim(), Disable: []string{linux.LayerCgroup}}, sandbox.T2), sandbox.T2)
 	sandboxtest.Escape(t, b)
 	if r, _ := b.Do(t, b.Step(t, "exit", "0")); r.Protections.Label != "t2-nolimits" {
 		t.Errorf("label %q", r.Protections.Label)
@@ -65,13 +65,13 @@ func TestTier2WithoutCgroups(t *testing.T) {
 }
 
 func TestTier1(t *testing.T) {
-	b := sandboxtest.NewBench(t, tierOrSkip(t, linux.Config{Disable: []string{linux.LayerUser}}, sandbox.T1), sandbox.T1)
+	b := sandboxtest.NewBench(t, tierOrSkip(t, linux.Config{Shim: sandboxtest.Shim(), Disable: []string{linux.LayerUser}}, sandbox.T1), sandbox.T1)
 	t.Run("conduct", func(t *testing.T) { sandboxtest.Conduct(t, b) })
 	t.Run("escape", func(t *testing.T) { sandboxtest.Escape(t, b) })
 }
 
 func TestTier0(t *testing.T) {
-	d := tierOrSkip(t, linux.Config{AllowUnsandboxed: true, Disable: []string{linux.LayerUser, linux.LayerSeccomp}}, sandbox.T0)
+	d := tierOrSkip(t, linux.Config{Shim: sandboxtest.Shim(), AllowUnsandboxed: true, Disable: []string{linux.LayerUser, linux.LayerSeccomp}}, sandbox.T0)
 	b := sandboxtest.NewBench(t, d, sandbox.T0)
 	sandboxtest.Conduct(t, b)
 	if r, _ := b.Do(t, b.Step(t, "exit", "0")); r.Protections.Tier != sandbox.T0 || r.Protections.Label != "t0" {
@@ -108,9 +108,28 @@ func TestAsOrdinaryUser(t *testing.T) {
 	if err := os.WriteFile(binary, content, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	suite := exec.Command(binary, "-test.run", "^(TestTier.*|TestWorkerDeath|TestWithheldLayers|TestLeftovers|TestManyAtOnce)$", "-test.v", "-test.timeout", "5m")
-	suite.Dir, suite.Env = tmp, []string{"TMPDIR=" + tmp, "PATH=/usr/bin:/bin"}
-	suite.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}
+	for name, shim := range map[string]string{"carried": sandboxtest.CarriedShim(), "own": sandboxtest.OwnProgram} {
+		t.Run(name, func(t *testing.T) {
+			suite := exec.Command(binary, "-test.run", wholeSuite, "-test.v", "-test.timeout", "5m")
+			suite.Dir, suite.Env = tmp, []string{"TMPDIR=" + tmp, "PATH=/usr/bin:/bin", shim}
+			suite.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}
+			runAgain(t, suite)
+		})
+	}
+}
+
+// wholeSuite are the tests of what every worker promises, whoever it is and whatever its shim.
+const wholeSuite = "^(TestTier.*|TestWorkerDeath|TestWithheldLayers|TestLeftovers|TestManyAtOnce|TestShim)$"
+
+// TestOwnProgram runs the whole suite again with the program as its own shim, as a build without one does.
+func TestOwnProgram(t *testing.T) {
+	suite := exec.Command("/proc/self/exe", "-test.run", wholeSuite, "-test.v", "-test.timeout", "5m")
+	suite.Env = append(os.Environ(), sandboxtest.OwnProgram)
+	runAgain(t, suite)
+}
+
+func runAgain(t *testing.T, suite *exec.Cmd) {
+	t.Helper()
 	out, err := suite.CombinedOutput()
 	for line := range strings.Lines(string(out)) {
 		if err != nil || strings.Contains(line, "SKIP") || strings.Contains(line, "missing:") {
@@ -124,12 +143,12 @@ func TestAsOrdinaryUser(t *testing.T) {
 
 // TestWithheldLayers takes every layer away in turn: what needs it must be refused by its name, and nothing may run weaker.
 func TestWithheldLayers(t *testing.T) {
-	tierOrSkip(t, linux.Config{}, sandbox.T2)
+	tierOrSkip(t, linux.Config{Shim: sandboxtest.Shim()}, sandbox.T2)
 	shared := map[string]bool{linux.LayerLandlock: true, linux.LayerSeccomp: true, linux.LayerRlimits: true}
 	for _, layer := range []string{linux.LayerUser, linux.LayerMount, linux.LayerPID, linux.LayerNetwork, linux.LayerIPC, linux.LayerUTS,
 		linux.LayerCgroupSpace, linux.LayerRoot, linux.LayerLandlock, linux.LayerSeccomp, linux.LayerRlimits} {
 		t.Run(layer, func(t *testing.T) {
-			d, err := linux.New(linux.Config{Disable: []string{layer}})
+			d, err := linux.New(linux.Config{Shim: sandboxtest.Shim(), Disable: []string{layer}})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -151,14 +170,14 @@ func TestWithheldLayers(t *testing.T) {
 			}
 		})
 	}
-	if _, err := linux.New(linux.Config{Disable: []string{"no-such-layer"}}); fault.CodeOf(err) != fault.Invalid {
+	if _, err := linux.New(linux.Config{Shim: sandboxtest.Shim(), Disable: []string{"no-such-layer"}}); fault.CodeOf(err) != fault.Invalid {
 		t.Errorf("a misspelt layer: %v", err)
 	}
 }
 
 // doomedWorker runs a step that never ends.
 func doomedWorker(args []string) int {
-	d, err := linux.New(linux.Config{})
+	d, err := linux.New(linux.Config{Shim: sandboxtest.Shim()})
 	if err != nil {
 		fmt.Println(err)
 		return 1
@@ -173,19 +192,19 @@ func doomedWorker(args []string) int {
 
 // TestWorkerDeath: nothing of a step outlives its worker.
 func TestWorkerDeath(t *testing.T) {
-	b := sandboxtest.NewBench(t, tierOrSkip(t, linux.Config{}, sandbox.T2), sandbox.T2)
+	b := sandboxtest.NewBench(t, tierOrSkip(t, linux.Config{Shim: sandboxtest.Shim()}, sandbox.T2), sandbox.T2)
 	token := fmt.Sprintf("doomed-%d", os.Getpid())
 	step := b.Step(t)
 	sandboxtest.WorkerDeath(t, exec.Command("/proc/self/exe", workerMark, step.Command[0], token, step.Dir), "stubborn\x00"+token)
 }
 
 func TestLeftovers(t *testing.T) {
-	sandboxtest.NewBench(t, tierOrSkip(t, linux.Config{}, sandbox.T2), sandbox.T2).Leftovers(t, "link", "pipe")
+	sandboxtest.NewBench(t, tierOrSkip(t, linux.Config{Shim: sandboxtest.Shim()}, sandbox.T2), sandbox.T2).Leftovers(t, "link", "pipe")
 }
 
 // TestManyAtOnce starts more steps than there are processors: none may get another's streams, user or folder.
 func TestManyAtOnce(t *testing.T) {
-	b := sandboxtest.NewBench(t, tierOrSkip(t, linux.Config{}, sandbox.T2), sandbox.T2)
+	b := sandboxtest.NewBench(t, tierOrSkip(t, linux.Config{Shim: sandboxtest.Shim()}, sandbox.T2), sandbox.T2)
 	t.Run("steps", func(t *testing.T) {
 		for i := range 64 {
 			t.Run(fmt.Sprint(i), func(t *testing.T) {

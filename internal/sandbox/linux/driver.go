@@ -1,7 +1,7 @@
 // Package linux runs steps in a sandbox of the Linux kernel: namespaces around a private root, Landlock, a system-call filter
-// and limits, put up by a shim that is this same binary, executed again.
+// and limits, put up by a shim: a small program that this one carries, or, where a build carries none, this one again.
 //
-// A program that links the driver is its own shim: package shim takes over before main when it was started as one.
+// A program that links the driver can be its own shim: package shim takes over before main when it was started as one.
 package linux
 
 import (
@@ -24,8 +24,9 @@ import (
 
 // Config is what an operator decides about isolation.
 type Config struct {
-	// ShimPath is the binary to execute as shim; it must link package shim. Empty means the running binary.
-	ShimPath string
+	// Shim is the executable of a program that is nothing but the shim: package image has it. Empty means that the running program, which
+	// has the same code, is executed again.
+	Shim string
 	// AllowUnsandboxed permits tier 0 to a plan that asks for it on a machine with nothing stronger.
 	AllowUnsandboxed bool
 	// ReadOnly are host paths every step may read besides the base system, for example a language installed in /opt.
@@ -46,9 +47,6 @@ type Config struct {
 const hostIDCount = 4096
 
 func (c Config) withDefaults() Config {
-	if c.ShimPath == "" {
-		c.ShimPath = "/proc/self/exe"
-	}
 	if c.HostIDs == 0 {
 		c.HostIDs = 2_000_000_000
 	}
@@ -85,6 +83,7 @@ type Driver struct {
 	ids      *idPool
 	groups   atomic.Int64 // numbers the groups of this process
 	buffers  sync.Pool    // *[]byte of outputChunk, for reading output
+	program  func() *program
 
 	mu       sync.Mutex
 	found    sandbox.Capability
@@ -99,6 +98,7 @@ func New(config Config) (*Driver, error) {
 		return nil, err
 	}
 	d := &Driver{config: config, ids: newIDPool(config.HostIDs, hostIDCount)}
+	d.program = sync.OnceValue(d.findProgram)
 	if os.Geteuid() == 0 {
 		d.root, d.confined = standing(config.HostIDs)
 	}

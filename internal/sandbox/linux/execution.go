@@ -43,7 +43,9 @@ type execution struct {
 	guest       *Guest // the second kernel of tier 3
 	inner       *shim.Order
 	voice       *net.UnixConn // the control socket of the shim on it
-	process     *os.Process
+	process     *process
+	unborn      error // why the shim did not come to run; known when the process is gone
+	unheld      error // why the limits could not be put on it; known when the shim has been heard
 	control     *net.UnixConn
 	protections sandbox.Protections
 	kernel      string // of tier 3, when it has ended
@@ -112,15 +114,6 @@ func (x *execution) run(ctx context.Context) (sandbox.Result, error) {
 	defer proxy.Close()
 	heard := make(chan ending, 1)
 	go func() { heard <- x.hear(proxy) }()
-	if x.group != nil {
-		err = x.group.add(x.process.Pid)
-	}
-	if err == nil {
-		err = x.tell(shim.MsgGo)
-	}
-	if err != nil {
-		x.kill() // the shim says why, if it still can
-	}
 	why := x.await(ctx)
 	if x.tier < sandbox.T2 {
 		_ = s.stdout.SetReadDeadline(time.Now().Add(grace))
@@ -141,7 +134,7 @@ func (x *execution) run(ctx context.Context) (sandbox.Result, error) {
 func (x *execution) await(ctx context.Context) verdict {
 	gone := make(chan struct{})
 	go func() {
-		_, _ = x.process.Wait()
+		_, x.unborn = x.process.Wait()
 		close(gone)
 	}()
 	wall := time.NewTimer(x.limits.Wall)
@@ -194,6 +187,20 @@ func (x *execution) kill() {
 	}
 }
 
+// admit lets the shim go on, within its group. Before it is heard it shares the memory of the worker, which no group of a step may hold: what
+// ends a group that has too much ends all who share it.
+func (x *execution) admit() {
+	if x.group != nil {
+		x.unheld = x.group.add(x.process.Pid)
+	}
+	if x.unheld == nil {
+		x.unheld = x.tell(shim.MsgGo)
+	}
+	if x.unheld != nil {
+		x.kill()
+	}
+}
+
 // tell sends an order to the shim that has the step.
 func (x *execution) tell(message byte) error {
 	if x.voice != nil {
@@ -220,6 +227,10 @@ func (x *execution) listen(control *net.UnixConn, proxy *egress.Proxy) ending {
 		}
 		r := shim.NewReader(buf[1:n])
 		switch buf[0] {
+		case shim.MsgReady:
+			if control == x.control {
+				x.admit()
+			}
 		case shim.MsgListener:
 			if l, err := listener(oob[:on]); err == nil {
 				proxy.Serve(l)
@@ -262,6 +273,9 @@ func listener(oob []byte) (net.Listener, error) {
 
 // judge turns what happened into a cause. What the worker decided comes first, then what the kernel did for a limit.
 func (x *execution) judge(result *sandbox.Result, told ending, why verdict) error {
+	if x.unborn != nil {
+		return fault.Wrap(fault.Sandbox, x.unborn, "step %s: the shim does not start", x.spec.Name)
+	}
 	exceeded := x.exceeded(told)
 	if f := told.failure; f != nil {
 		// A second kernel that was ended has not failed.
@@ -284,6 +298,9 @@ func (x *execution) judge(result *sandbox.Result, told ending, why verdict) erro
 		if exceeded == limitMemory { // the kernel chose process 1
 			result.Cause, result.Limit = sandbox.OverLimit, limitMemory
 			return nil
+		}
+		if x.unheld != nil {
+			return fault.Wrap(fault.Sandbox, x.unheld, "step %s: its limits could not be set", x.spec.Name)
 		}
 		return fault.New(fault.Sandbox, "step %s: the sandbox ended without a word", x.spec.Name)
 	}

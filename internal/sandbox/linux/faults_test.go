@@ -18,7 +18,7 @@ import (
 
 // TestReplacedWhileBound replaces a file that steps see, as a package manager does, again and again while steps start.
 func TestReplacedWhileBound(t *testing.T) {
-	b := sandboxtest.NewBench(t, tierOrSkip(t, linux.Config{}, sandbox.T2), sandbox.T2)
+	b := sandboxtest.NewBench(t, tierOrSkip(t, linux.Config{Shim: sandboxtest.Shim()}, sandbox.T2), sandbox.T2)
 	dir, err := os.MkdirTemp("", "sandbox-replaced-")
 	if err != nil {
 		t.Fatal(err)
@@ -79,7 +79,7 @@ func fewFiles(dir string) int {
 		fmt.Println(err)
 		return 1
 	}
-	d, err := linux.New(linux.Config{})
+	d, err := linux.New(linux.Config{Shim: sandboxtest.Shim()})
 	if err != nil {
 		fmt.Println(err)
 		return 1
@@ -98,7 +98,7 @@ func fewFiles(dir string) int {
 
 // TestFewFiles: a process that may not open enough files has every layer all the same. It is told what it lacks, and is asked again.
 func TestFewFiles(t *testing.T) {
-	tierOrSkip(t, linux.Config{}, sandbox.T2)
+	tierOrSkip(t, linux.Config{Shim: sandboxtest.Shim()}, sandbox.T2)
 	out, err := exec.Command("/proc/self/exe", fewFilesMark, t.TempDir()).CombinedOutput()
 	lines := strings.Split(strings.TrimSpace(string(out)), "\n")
 	if err != nil || len(lines) != 2 {
@@ -114,7 +114,7 @@ func TestFewFiles(t *testing.T) {
 
 // TestMappedRoot runs steps below "unshare -r", where root is an ordinary user of the machine under another name.
 func TestMappedRoot(t *testing.T) {
-	tierOrSkip(t, linux.Config{}, sandbox.T2)
+	tierOrSkip(t, linux.Config{Shim: sandboxtest.Shim()}, sandbox.T2)
 	user := os.Geteuid()
 	dir, err := os.MkdirTemp("", "sandbox-mapped-")
 	if err != nil {
@@ -140,7 +140,7 @@ func TestMappedRoot(t *testing.T) {
 	}
 	below := func(outside int, args ...string) (string, error) {
 		cmd := exec.Command(suite, args...)
-		cmd.Dir, cmd.Env = dir, []string{"TMPDIR=" + dir, "PATH=/usr/bin:/bin"}
+		cmd.Dir, cmd.Env = dir, []string{"TMPDIR=" + dir, "PATH=/usr/bin:/bin", sandboxtest.CarriedShim()}
 		one := []syscall.SysProcIDMap{{ContainerID: 0, HostID: outside, Size: 1}}
 		cmd.SysProcAttr = &syscall.SysProcAttr{
 			Cloneflags: syscall.CLONE_NEWUSER, UidMappings: one, GidMappings: one, Credential: &syscall.Credential{NoSetGroups: true},

@@ -138,7 +138,7 @@ func (x *execution) orderGuest(layout []shim.Mount) error {
 	if err != nil {
 		return fault.Wrap(fault.Sandbox, err, "the second kernel of step %s", x.spec.Name)
 	}
-	self, err := x.driver.self()
+	first, err := x.driver.init(room.Root + room.Init)
 	if err != nil {
 		return fault.Wrap(fault.Sandbox, err, "the second kernel of step %s", x.spec.Name)
 	}
@@ -159,7 +159,7 @@ func (x *execution) orderGuest(layout []shim.Mount) error {
 		o.Mounts = append(o.Mounts, m)
 	}
 	o.Mounts = append(o.Mounts,
-		shim.Mount{Kind: shim.MountReadOnly, Source: self, Target: room.Root + room.Init, FD: -1},
+		first,
 		shim.Mount{Kind: shim.MountReadOnly, Source: x.guest.Program, Target: program, FD: -1},
 		shim.Mount{Kind: shim.MountText, Source: config, Target: path.Join(room.Config, "config.json"), FD: -1},
 		shim.Mount{Kind: shim.MountWritable, Source: x.spec.Dir, Target: room.Work, FD: -1},
@@ -177,21 +177,28 @@ func (x *execution) orderGuest(layout []shim.Mount) error {
 	return nil
 }
 
-// self returns the path of the shim's file. It is mounted for the shim on the second kernel, and must be the same one as this process starts:
-// an update may have put another version in its place.
-func (d *Driver) self() (string, error) {
-	running, err := os.Stat(d.config.ShimPath)
-	if err != nil {
-		return "", err
+// init is the shim as the second kernel starts it: a copy of the one that was carried, or this program's file. That must be the same one as
+// this process is: an update may have put another version in its place.
+func (d *Driver) init(target string) (shim.Mount, error) {
+	p := d.program()
+	if p.failed != nil {
+		return shim.Mount{}, p.failed
 	}
-	file, err := filepath.EvalSymlinks(d.config.ShimPath)
+	if !p.own {
+		return shim.Mount{Kind: shim.MountProgram, Target: target, FD: -1}, nil
+	}
+	running, err := os.Stat("/proc/self/exe")
 	if err != nil {
-		return "", fmt.Errorf("the file of this program is gone; start the worker again (%w)", err)
+		return shim.Mount{}, err
+	}
+	file, err := filepath.EvalSymlinks("/proc/self/exe")
+	if err != nil {
+		return shim.Mount{}, fmt.Errorf("the file of this program is gone; start the worker again (%w)", err)
 	}
 	if there, err := os.Stat(file); err != nil || !os.SameFile(running, there) {
-		return "", fmt.Errorf("%s is not this program any more; start the worker again", file)
+		return shim.Mount{}, fmt.Errorf("%s is not this program any more; start the worker again", file)
 	}
-	return file, nil
+	return shim.Mount{Kind: shim.MountReadOnly, Source: file, Target: target, FD: -1}, nil
 }
 
 // equip gives the shim on a second kernel its control socket and its order.

@@ -200,6 +200,7 @@ func (x *execution) layers() map[string]string {
 	for _, name := range required(x.tier) {
 		layers[name] = details[name]
 	}
+	layers[LayerShim] = details[LayerShim]
 	layers[LayerRlimits] = "cpu, file-size, open-files, no core"
 	layers["memory"] = "rlimit of each process's data"
 	layers["processes"] = "not limited"

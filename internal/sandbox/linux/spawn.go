@@ -3,16 +3,12 @@ package linux
 import (
 	"net"
 	"os"
-	"syscall"
 
 	"golang.org/x/sys/unix"
 
 	"orrery.example/orrery/internal/sandbox"
 	"orrery.example/orrery/internal/sandbox/linux/shim"
 )
-
-// shimEnv keeps the shim small: it allocates little, once, and has nothing to run in parallel.
-func shimEnv() []string { return []string{"GOMAXPROCS=1", "GOGC=off"} }
 
 // identity returns the host user a step runs as: one of its own when the worker is root, else the worker's.
 func (d *Driver) identity() (int, func(), error) {
@@ -24,26 +20,6 @@ func (d *Driver) identity() (int, func(), error) {
 		return 0, nil, err
 	}
 	return id, func() { d.ids.give(id) }, nil
-}
-
-// isolation describes a child in new namespaces, where the host user id appears as insideID and nothing else exists.
-//
-// The rights to build the sandbox come as ambient capabilities of the new user namespace: they survive the execution of the
-// shim by a user who is not root inside, and end at the step's own execution.
-func (d *Driver) isolation(flags uintptr, id int, caps ...uintptr) *syscall.SysProcAttr {
-	gid := id
-	if !d.root {
-		gid = os.Getegid()
-	}
-	return &syscall.SysProcAttr{
-		Setsid:                     true,
-		Cloneflags:                 flags,
-		UidMappings:                []syscall.SysProcIDMap{{ContainerID: shim.InsideID, HostID: id, Size: 1}},
-		GidMappings:                []syscall.SysProcIDMap{{ContainerID: shim.InsideID, HostID: gid, Size: 1}},
-		GidMappingsEnableSetgroups: d.root,
-		Credential:                 &syscall.Credential{Uid: shim.InsideID, Gid: shim.InsideID, NoSetGroups: !d.root},
-		AmbientCaps:                append([]uintptr{unix.CAP_SYS_ADMIN, unix.CAP_NET_ADMIN, unix.CAP_SETPCAP}, caps...),
-	}
 }
 
 // socketpair returns the worker's and the shim's end of a control socket that keeps packets apart. The shim reads the end of
@@ -75,18 +51,17 @@ type streams struct {
 func (x *execution) openStreams() (*streams, error) {
 	s := &streams{}
 	var err error
-	open := func(read, write **os.File) {
-		if err == nil {
-			*read, *write, err = os.Pipe()
-		}
-	}
 	if x.spec.Stdin == nil {
 		s.theirs[0], err = os.Open(os.DevNull)
 	} else {
-		open(&s.theirs[0], &s.stdin)
+		s.theirs[0], s.stdin, err = pipe(1)
 	}
-	open(&s.stdout, &s.theirs[1])
-	open(&s.stderr, &s.theirs[2])
+	if err == nil {
+		s.stdout, s.theirs[1], err = pipe(0)
+	}
+	if err == nil {
+		s.stderr, s.theirs[2], err = pipe(0)
+	}
 	if err == nil && x.driver.root && x.tier != sandbox.T0 {
 		// Without this a step could not open /dev/stdout again: the pipe would be root's.
 		for _, f := range s.theirs[1:] {
@@ -105,25 +80,43 @@ func (x *execution) openStreams() (*streams, error) {
 	return s, nil
 }
 
+// pipe returns a pipe of which the worker keeps one end, 0 to read or 1 to write: its own goes through the poller, the other blocks, as programs
+// expect it.
+func pipe(kept int) (read, write *os.File, err error) {
+	var ends [2]int
+	if err := unix.Pipe2(ends[:], unix.O_CLOEXEC); err != nil {
+		return nil, nil, os.NewSyscallError("pipe2", err)
+	}
+	err = unix.SetNonblock(ends[kept], true)
+	return os.NewFile(uintptr(ends[0]), "|0"), os.NewFile(uintptr(ends[1]), "|1"), err
+}
+
 func (s *streams) close() {
 	for _, f := range append(s.theirs[:], s.stdin, s.stdout, s.stderr) {
 		f.Close() // a nil file only returns an error
 	}
 }
 
-// cloneTrees takes the trees of the order's mounts while the worker is still root: the step's user could not walk to a source
-// below a closed folder. An ordinary worker may not clone here; its shim does, in its own namespace, as the same user.
-func (x *execution) cloneTrees() ([]*os.File, error) {
-	if !x.driver.root || x.tier < sandbox.T2 {
-		return nil, nil
-	}
+// openTrees takes the trees of the order's mounts while the worker is still root: the step's user could not walk to a source
+// below a closed folder. An ordinary worker may not clone here; its shim does, in its own namespace, as the same user. A shim to copy is
+// handed over by every worker.
+func (x *execution) openTrees() ([]*os.File, error) {
 	var trees []*os.File
 	for i := range x.order.Mounts {
 		m := &x.order.Mounts[i]
-		if m.Kind == shim.MountLink || m.Kind == shim.MountText {
+		var fd int
+		var err error
+		switch m.Kind {
+		case shim.MountLink, shim.MountText:
 			continue
+		case shim.MountProgram:
+			fd, err = unix.FcntlInt(x.driver.program().file.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+		default:
+			if !x.driver.root || x.tier < sandbox.T2 {
+				continue
+			}
+			fd, err = shim.CloneTree(m.Source, m.Kind)
 		}
-		fd, err := shim.CloneTree(m.Source, m.Kind)
 		if err != nil {
 			closeAll(trees)
 			return nil, err
@@ -142,7 +135,7 @@ func closeAll(files []*os.File) {
 
 // start executes the shim with its streams, control socket, order and trees.
 func (x *execution) start(s *streams) error {
-	trees, err := x.cloneTrees()
+	trees, err := x.openTrees()
 	if err != nil {
 		return err
 	}
@@ -157,24 +150,23 @@ func (x *execution) start(s *streams) error {
 		return err
 	}
 	defer theirs.Close()
-	attr := &syscall.SysProcAttr{Setsid: true}
-	files := []*os.File{s.theirs[0], s.theirs[1], s.theirs[2], theirs, memory, nil, nil}
+	l := launch{args: []string{shim.Name}, files: []*os.File{s.theirs[0], s.theirs[1], s.theirs[2], theirs, memory, nil, nil}, id: x.id}
 	if x.guest != nil {
-		if err := x.equip(files[shim.GuestControlFD:]); err != nil {
+		if err := x.equip(l.files[shim.GuestControlFD:]); err != nil {
 			control.Close()
 			return err
 		}
-		defer closeAll(files[shim.GuestControlFD:shim.FirstTreeFD])
-		attr = x.driver.isolation(allNamespaces(), x.id, guestRights()...)
+		defer closeAll(l.files[shim.GuestControlFD:shim.FirstTreeFD])
+		l.namespaces, l.rights = allNamespaces(), guestRights()
 	} else if x.tier >= sandbox.T2 {
-		attr = x.driver.isolation(allNamespaces(), x.id)
+		l.namespaces = allNamespaces()
 	}
-	files = append(files, trees...)
-	process, err := os.StartProcess(x.driver.config.ShimPath, []string{shim.Name}, &os.ProcAttr{Env: shimEnv(), Files: files, Sys: attr})
+	l.files = append(l.files, trees...)
+	x.process, err = x.driver.launch(l)
 	if err != nil {
 		control.Close()
 		return err
 	}
-	x.process, x.control = process, control
+	x.control = control
 	return nil
 }

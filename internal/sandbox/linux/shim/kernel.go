@@ -10,6 +10,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"orrery.example/orrery/internal/sandbox/linux/fork"
 )
 
 // StageKernel fails when the second kernel does not start, or ends before the step.
@@ -36,7 +38,7 @@ const groups = "/sys/fs/cgroup/"
 
 // kernel ends the script with the start of a second kernel. It loses none of its rights: they are those of its user namespace, and the
 // walls that it puts up around itself need them.
-func (s *shim) kernel(list *script) error {
+func (s *shim) kernel(list *fork.Script) error {
 	log, err := unix.Open(kernelLog, unix.O_CREAT|unix.O_WRONLY|unix.O_APPEND|unix.O_CLOEXEC, 0o600)
 	if err != nil {
 		return at(StageKernel, err)
@@ -47,30 +49,30 @@ func (s *shim) kernel(list *script) error {
 	}
 	for _, l := range s.order.Limits {
 		v := &unix.Rlimit{Cur: uint64(l.Value), Max: uint64(l.Value)}
-		list.add("rlimit "+strconv.Itoa(l.Resource), unix.SYS_PRLIMIT64, 0, uintptr(l.Resource), list.pointer(unsafe.Pointer(v)), 0)
+		list.Add("rlimit "+strconv.Itoa(l.Resource), unix.SYS_PRLIMIT64, 0, uintptr(l.Resource), list.Pointer(unsafe.Pointer(v)), 0)
 	}
-	list.add("no_new_privs", unix.SYS_PRCTL, unix.PR_SET_NO_NEW_PRIVS, 1)
+	list.Add("no_new_privs", unix.SYS_PRCTL, unix.PR_SET_NO_NEW_PRIVS, 1)
 	for i, fd := range [passed]int{0, 1, 2, GuestControlFD, GuestOrderFD} {
-		list.add("passed descriptors", unix.SYS_DUP3, uintptr(fd), uintptr(PassedFD+i), 0)
+		list.Add("passed descriptors", unix.SYS_DUP3, uintptr(fd), uintptr(PassedFD+i), 0)
 	}
 	for fd, from := range []int{null, log, log} {
-		list.add("streams of the second kernel", unix.SYS_DUP3, uintptr(from), uintptr(fd), 0)
+		list.Add("streams of the second kernel", unix.SYS_DUP3, uintptr(from), uintptr(fd), 0)
 	}
-	list.add("close_range", unix.SYS_CLOSE_RANGE, ControlFD, PassedFD-1, unix.CLOSE_RANGE_CLOEXEC)
-	list.add("close_range", unix.SYS_CLOSE_RANGE, PassedFD+passed, uintptr(^uint32(0)), unix.CLOSE_RANGE_CLOEXEC)
-	program, err := list.text(s.order.Argv[0])
+	list.Add("close_range", unix.SYS_CLOSE_RANGE, ControlFD, PassedFD-1, unix.CLOSE_RANGE_CLOEXEC)
+	list.Add("close_range", unix.SYS_CLOSE_RANGE, PassedFD+passed, uintptr(^uint32(0)), unix.CLOSE_RANGE_CLOEXEC)
+	program, err := list.Text(s.order.Argv[0])
 	if err != nil {
 		return at(StageKernel, err)
 	}
-	argv, err := list.vector(s.order.Argv)
+	argv, err := list.Vector(s.order.Argv)
 	if err != nil {
 		return at(StageKernel, err)
 	}
-	env, err := list.vector(s.order.Env)
+	env, err := list.Vector(s.order.Env)
 	if err != nil {
 		return at(StageKernel, err)
 	}
-	list.add(StageKernel, unix.SYS_EXECVE, program, argv, env)
+	list.Add(StageKernel, unix.SYS_EXECVE, program, argv, env)
 	return nil
 }
 

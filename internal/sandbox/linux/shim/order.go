@@ -48,6 +48,7 @@ const (
 	MountDevice
 	MountLink
 	MountText
+	MountProgram // a copy of the file behind FD, to be executed
 )
 
 // Limit is one resource limit, soft and hard.

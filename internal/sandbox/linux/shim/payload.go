@@ -7,6 +7,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"orrery.example/orrery/internal/sandbox/linux/fork"
 )
 
 // insideID is the user and group a step sees itself as in its own user namespace. It is not 0: programs that find
@@ -14,10 +16,11 @@ import (
 const InsideID = 1000
 
 // script prepares what the step's process does between its birth and its program: limits, then every right given up, the filter last.
-func (s *shim) script() (*script, error) {
-	o, list := s.order, &script{}
-	list.add("setsid", unix.SYS_SETSID)
-	list.add("parent-death signal", unix.SYS_PRCTL, unix.PR_SET_PDEATHSIG, uintptr(unix.SIGKILL))
+func (s *shim) script() (*fork.Script, error) {
+	o, list := s.order, &fork.Script{}
+	list.Unblock()
+	list.Add("setsid", unix.SYS_SETSID)
+	list.Add("parent-death signal", unix.SYS_PRCTL, unix.PR_SET_PDEATHSIG, uintptr(unix.SIGKILL))
 	if o.Kernel {
 		return list, s.kernel(list)
 	}
@@ -26,23 +29,23 @@ func (s *shim) script() (*script, error) {
 		if l.Resource == unix.RLIMIT_CPU {
 			v.Max++ // a second between the polite SIGXCPU and the kill
 		}
-		list.add("rlimit "+strconv.Itoa(l.Resource), unix.SYS_PRLIMIT64, 0, uintptr(l.Resource), list.pointer(unsafe.Pointer(v)), 0)
+		list.Add("rlimit "+strconv.Itoa(l.Resource), unix.SYS_PRLIMIT64, 0, uintptr(l.Resource), list.Pointer(unsafe.Pointer(v)), 0)
 	}
-	list.add("no_new_privs", unix.SYS_PRCTL, unix.PR_SET_NO_NEW_PRIVS, 1)
+	list.Add("no_new_privs", unix.SYS_PRCTL, unix.PR_SET_NO_NEW_PRIVS, 1)
 	s.dropPrivileges(list)
 	if o.ABI > 0 {
 		rules, err := s.landlock()
 		if err != nil {
 			return nil, at("landlock", err)
 		}
-		list.add("landlock", unix.SYS_LANDLOCK_RESTRICT_SELF, uintptr(rules.fd), 0)
+		list.Add("landlock", unix.SYS_LANDLOCK_RESTRICT_SELF, uintptr(rules.fd), 0)
 	}
-	list.add("close_range", unix.SYS_CLOSE_RANGE, ControlFD, uintptr(^uint32(0)), unix.CLOSE_RANGE_CLOEXEC)
+	list.Add("close_range", unix.SYS_CLOSE_RANGE, ControlFD, uintptr(^uint32(0)), unix.CLOSE_RANGE_CLOEXEC)
 	if len(o.Filter) > 0 {
 		filter := unsafe.Slice((*unix.SockFilter)(unsafe.Pointer(&o.Filter[0])), len(o.Filter)/8)
 		prog := &unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]}
-		list.keep = append(list.keep, o.Filter)
-		list.add("seccomp", unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, 0, list.pointer(unsafe.Pointer(prog)))
+		list.Keep(o.Filter)
+		list.Add("seccomp", unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, 0, list.Pointer(unsafe.Pointer(prog)))
 	}
 	if o.Rehearse {
 		return list, s.rehearse(list)
@@ -50,30 +53,30 @@ func (s *shim) script() (*script, error) {
 	return list, s.execute(list)
 }
 
-func (s *shim) dropPrivileges(list *script) {
+func (s *shim) dropPrivileges(list *fork.Script) {
 	privileged := s.order.Tier >= 2 || s.order.UID >= 0
 	if privileged {
 		for c := uintptr(0); ; c++ {
 			if v, err := unix.PrctlRetInt(unix.PR_CAPBSET_READ, c, 0, 0, 0); err != nil || v < 0 {
 				break
 			}
-			list.add("bounding set", unix.SYS_PRCTL, unix.PR_CAPBSET_DROP, c)
+			list.Add("bounding set", unix.SYS_PRCTL, unix.PR_CAPBSET_DROP, c)
 		}
 	}
 	if id := uintptr(s.order.UID); s.order.UID >= 0 {
-		list.add("setgroups", unix.SYS_SETGROUPS, 0, 0)
-		list.add("setresgid", unix.SYS_SETRESGID, id, id, id)
-		list.add("setresuid", unix.SYS_SETRESUID, id, id, id)
+		list.Add("setgroups", unix.SYS_SETGROUPS, 0, 0)
+		list.Add("setresgid", unix.SYS_SETRESGID, id, id, id)
+		list.Add("setresuid", unix.SYS_SETRESUID, id, id, id)
 		// The switch clears the parent-death signal.
-		list.add("parent-death signal", unix.SYS_PRCTL, unix.PR_SET_PDEATHSIG, uintptr(unix.SIGKILL))
+		list.Add("parent-death signal", unix.SYS_PRCTL, unix.PR_SET_PDEATHSIG, uintptr(unix.SIGKILL))
 	}
 	if s.order.Tier == 0 {
 		return
 	}
-	list.add("ambient set", unix.SYS_PRCTL, unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_CLEAR_ALL)
+	list.Add("ambient set", unix.SYS_PRCTL, unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_CLEAR_ALL)
 	header := &unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 	none := &[2]unix.CapUserData{}
-	list.add("capset", unix.SYS_CAPSET, list.pointer(unsafe.Pointer(header)), list.pointer(unsafe.Pointer(none)))
+	list.Add("capset", unix.SYS_CAPSET, list.Pointer(unsafe.Pointer(header)), list.Pointer(unsafe.Pointer(none)))
 }
 
 // landlock repeats in a second mechanism what the private root already says, and is the only one in tier 1. With a network
@@ -106,24 +109,24 @@ func Devices() []string {
 	return []string{"/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom"}
 }
 
-func (s *shim) execute(list *script) error {
+func (s *shim) execute(list *fork.Script) error {
 	path, err := lookPath(s.order.Argv[0], s.order.Env)
 	if err != nil {
 		return at(StageCommand, err)
 	}
-	program, err := list.text(path)
+	program, err := list.Text(path)
 	if err != nil {
 		return at(StageCommand, err)
 	}
-	argv, err := list.vector(s.order.Argv)
+	argv, err := list.Vector(s.order.Argv)
 	if err != nil {
 		return at(StageCommand, err)
 	}
-	env, err := list.vector(s.order.Env)
+	env, err := list.Vector(s.order.Env)
 	if err != nil {
 		return at("environment", err)
 	}
-	list.add(StageCommand, unix.SYS_EXECVE, program, argv, env)
+	list.Add(StageCommand, unix.SYS_EXECVE, program, argv, env)
 	return nil
 }
 
@@ -131,20 +134,20 @@ func (s *shim) execute(list *script) error {
 const StageCommand = "command"
 
 // rehearse ends the script with calls that the layers in force must refuse, and with an exit instead of a program.
-func (s *shim) rehearse(list *script) error {
+func (s *shim) rehearse(list *fork.Script) error {
 	if len(s.order.Filter) > 0 {
-		list.expect(unix.EPERM, "seccomp: keyctl", unix.SYS_KEYCTL, 0, 0, 0, 0, 0)
-		list.expect(unix.EAFNOSUPPORT, "seccomp: netlink", unix.SYS_SOCKET, unix.AF_NETLINK, unix.SOCK_RAW, 0)
+		list.Expect(unix.EPERM, "seccomp: keyctl", unix.SYS_KEYCTL, 0, 0, 0, 0, 0)
+		list.Expect(unix.EAFNOSUPPORT, "seccomp: netlink", unix.SYS_SOCKET, unix.AF_NETLINK, unix.SOCK_RAW, 0)
 	}
 	if s.order.ABI > 0 && s.order.Tier != 2 {
-		hidden, err := list.text("/proc/self/status")
+		hidden, err := list.Text("/proc/self/status")
 		if err != nil {
 			return err
 		}
 		at := unix.AT_FDCWD
-		list.expect(unix.EACCES, "landlock: open", unix.SYS_OPENAT, uintptr(at), hidden, unix.O_RDONLY, 0)
+		list.Expect(unix.EACCES, "landlock: open", unix.SYS_OPENAT, uintptr(at), hidden, unix.O_RDONLY, 0)
 	}
-	list.add("exit", unix.SYS_EXIT_GROUP, 0)
+	list.Add("exit", unix.SYS_EXIT_GROUP, 0)
 	return nil
 }
 

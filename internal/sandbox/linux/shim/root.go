@@ -48,7 +48,11 @@ func (s *shim) privateRoot() error {
 	if err != nil {
 		return at("tmpfs", err)
 	}
-	root, err := filesystem("tmpfs", 0, "size", "1m", "mode", "0755")
+	size := 1 << 20
+	if s.order.Kernel {
+		size = 8 << 20 // the shim is copied there
+	}
+	root, err := filesystem("tmpfs", 0, "size", strconv.Itoa(size), "mode", "0755")
 	if err != nil {
 		return at("tmpfs", err)
 	}
@@ -87,6 +91,8 @@ func (s *shim) furnish(root, proc int) error {
 			err = plant(root, m.Target, func(name string) error { return unix.Symlinkat(m.Source, root, name) })
 		case MountText:
 			err = plant(root, m.Target, func(name string) error { return writeFile(root, name, m.Source) })
+		case MountProgram:
+			err = plant(root, m.Target, func(name string) error { return copyProgram(root, name, m.FD) })
 		default:
 			err = attach(root, m.FD, m.Target)
 			for try := 0; try < replacements && errors.Is(err, unix.ENOENT); try++ {
@@ -213,6 +219,24 @@ func writeFile(root int, name, content string) error {
 	defer unix.Close(fd)
 	_, err = unix.Write(fd, []byte(content))
 	return err
+}
+
+// copyProgram writes what is behind a descriptor into a file that can be executed.
+func copyProgram(root int, name string, from int) error {
+	fd, err := unix.Openat(root, name, unix.O_CREAT|unix.O_EXCL|unix.O_WRONLY|unix.O_CLOEXEC, 0o555)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	for offset := int64(0); ; {
+		n, err := unix.Sendfile(fd, from, &offset, 1<<20)
+		if err == unix.EINTR {
+			continue
+		}
+		if err != nil || n == 0 {
+			return err
+		}
+	}
 }
 
 // network raises the loopback and, when the step may go out, opens the proxy's listener and hands it to the worker: only the

@@ -9,6 +9,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"orrery.example/orrery/internal/sandbox/linux/fork"
 )
 
 // Name is the first argument of the re-executed binary. It is no command: nobody types it, and ps shows what it is.
@@ -20,6 +22,7 @@ const Hello = "hello"
 // Messages on the control socket, one packet each. The first byte says which.
 const (
 	MsgListener  = 'L' // shim: the proxy's listener is attached
+	MsgReady     = 'R' // shim: it runs, in memory of its own, so that limits can be put on it
 	MsgStarted   = 'S' // shim: the step's program runs
 	MsgFailed    = 'F' // shim: stage, error number, text
 	MsgEnded     = 'X' // shim: wait status, user and system microseconds, peak kilobytes
@@ -73,6 +76,7 @@ func (s *shim) run() error {
 	if s.order, err = readOrder(); err != nil {
 		return at("order", err)
 	}
+	s.send([]byte{MsgReady})
 	unix.Umask(0o022)
 	if err := s.surround(); err != nil {
 		return err
@@ -92,7 +96,7 @@ func (s *shim) run() error {
 	if err := s.awaitGo(); err != nil {
 		return err
 	}
-	if s.step, err = list.run(); err != nil {
+	if s.step, err = list.Run(); err != nil {
 		return err
 	}
 	if !s.alone() {
@@ -124,7 +128,7 @@ func (s *shim) alone() bool { return s.order.Tier >= 2 }
 func dispose(handler uintptr) {
 	action := [4]uintptr{handler}
 	for sig := uintptr(1); sig <= 64; sig++ {
-		if sig == uintptr(unix.SIGCHLD) {
+		if handler != 0 && sig == uintptr(unix.SIGCHLD) {
 			continue // ignoring it would lose the children's exit codes
 		}
 		_, _, _ = unix.RawSyscall6(unix.SYS_RT_SIGACTION, sig, uintptr(unsafe.Pointer(&action)), 0, 8, 0, 0)
@@ -136,14 +140,14 @@ func (s *shim) send(packet []byte) { _ = unix.Send(ControlFD, packet, unix.MSG_N
 func (s *shim) report(err error) {
 	w := &writer{b: []byte{MsgFailed}}
 	var stage *stageError
-	var call *scriptError
+	var call *fork.Error
 	var errno syscall.Errno
 	switch {
 	case errors.As(err, &stage):
 		w.text(stage.stage)
 	case errors.As(err, &call):
-		w.text(call.name)
-		errno = call.errno
+		w.text(call.Call)
+		errno = call.Errno
 	default:
 		w.text("shim")
 	}

@@ -1,0 +1,8 @@
+//go:build carried
+
+package image
+
+import _ "embed" // for the directive below
+
+//go:embed shim.arm64
+var carried string

@@ -1,0 +1,5 @@
+//go:build !carried
+
+package image
+
+const carried = ""
