@@ -5,6 +5,7 @@ import (
 	"os"
 
 	"orrery.example/orrery/internal/cli"
+	_ "orrery.example/orrery/internal/heap" // no collection before there is something to collect
 )
 
 func main() {
