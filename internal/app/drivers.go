@@ -40,7 +40,7 @@ func openStore(ctx context.Context, o Options) (*kernel.Store, func() error, err
 		if err != nil {
 			return nil, nil, err
 		}
-		s := kernel.New(driver, o.Telemetry.kernel(kernel.Options{Now: Now, Log: o.Log}))
+		s := kernel.New(driver, o.kernel(kernel.Options{Now: Now, Log: o.Log}))
 		return s, s.Close, nil
 	}
 	if scheme, _, _ := strings.Cut(o.Store, "://"); scheme != "postgres" && scheme != "postgresql" {
@@ -54,7 +54,7 @@ func openStore(ctx context.Context, o Options) (*kernel.Store, func() error, err
 	if err != nil {
 		return nil, nil, errors.Join(err, driver.Close())
 	}
-	s := kernel.New(driver, o.Telemetry.kernel(kernel.Options{Now: Now, Log: o.Log, Announce: hints.Announce}))
+	s := kernel.New(driver, o.kernel(kernel.Options{Now: Now, Log: o.Log, Announce: hints.Announce}))
 	heard := hints.Listen(context.WithoutCancel(ctx))
 	go func() {
 		for range heard {
@@ -62,6 +62,20 @@ func openStore(ctx context.Context, o Options) (*kernel.Store, func() error, err
 		}
 	}()
 	return s, func() error { return errors.Join(hints.Close(), s.Close()) }, nil
+}
+
+// kernel adds to the options of a store who hears of its commits.
+func (o Options) kernel(k kernel.Options) kernel.Options {
+	k = o.Telemetry.kernel(k)
+	if told := k.Observe; o.heard != nil {
+		k.Observe = func(c kernel.Commit) {
+			if told != nil {
+				told(c)
+			}
+			o.heard(c)
+		}
+	}
+	return k
 }
 
 // openHints opens what tells servers of each other's commits: the database itself, or a server that is made for messages.

@@ -43,6 +43,8 @@ type Options struct {
 	Engines          []policy.Engine                                      // policy engines that gates may name
 	Log              *slog.Logger
 	Telemetry        *Telemetry // nil tells nothing
+
+	heard func(kernel.Commit) // hears of commits, too; nil for nobody
 }
 
 // Folder is an open data folder.

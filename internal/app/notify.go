@@ -10,6 +10,7 @@ import (
 	brokernats "orrery.example/orrery/internal/broker/nats"
 	brokervalkey "orrery.example/orrery/internal/broker/valkey"
 	"orrery.example/orrery/internal/fault"
+	"orrery.example/orrery/internal/incident"
 	"orrery.example/orrery/internal/notify"
 	"orrery.example/orrery/internal/stream"
 	"orrery.example/orrery/internal/work"
@@ -46,6 +47,34 @@ func (f *Folder) Notifier(o NotifyOptions) (*notify.Service, error) {
 		s.Mail, err = notify.NewMailer(o.MailURL, o.MailFrom)
 	}
 	return s, err
+}
+
+// Incidents returns what needed people in the tenants of an installation.
+func (f *Folder) Incidents() *incident.Service {
+	return &incident.Service{Store: f.Store, Now: Now, Log: f.Log}
+}
+
+// attend lets incidents know what this server sees.
+func (s *Server) attend() {
+	s.incidents.Store, s.incidents.Log = s.Store, s.Log
+	if s.Telemetry != nil && s.Telemetry.journal != nil {
+		s.incidents.Verbose = s.Telemetry.journal.Verbose
+	}
+	if len(s.published) == 0 {
+		return
+	}
+	s.incidents.Behind = func(_ context.Context, tenant work.Tenant) (map[string]work.Time, error) {
+		waiting := map[string]work.Time{}
+		for _, p := range s.published {
+			waiting[p.Target.Name()] = p.Behind(tenant)
+		}
+		return waiting, nil
+	}
+	if s.Telemetry != nil && s.Telemetry.Metrics != nil {
+		for _, p := range s.published {
+			s.Telemetry.Metrics.Publishing(p.Target.Name(), func() float64 { return float64(p.Behind("")) / 1e6 })
+		}
+	}
 }
 
 // tenants returns the names of all tenants.

@@ -27,6 +27,7 @@ import (
 	"orrery.example/orrery/internal/httpapi/rest"
 	"orrery.example/orrery/internal/httpapi/workerapi"
 	"orrery.example/orrery/internal/identity"
+	"orrery.example/orrery/internal/incident"
 	"orrery.example/orrery/internal/keyring"
 	"orrery.example/orrery/internal/notify"
 	"orrery.example/orrery/internal/oidc"
@@ -78,6 +79,7 @@ type Server struct {
 	streams   *stream.Hub
 	notify    *notify.Service
 	published []*stream.Publisher
+	incidents *incident.Service
 
 	mu     sync.Mutex
 	spaces map[work.Tenant]*rest.Space
@@ -98,13 +100,15 @@ func OpenServer(ctx context.Context, o ServerOptions) (*Server, error) {
 		return nil, fault.New(fault.Invalid, "the grace of files that nothing names is at least %s, not %s", leastGrace, o.BlobGrace)
 	}
 	o.Secret = nil // per tenant
+	incidents := &incident.Service{Now: Now}
+	o.heard = incidents.Committed
 	f, err := Open(ctx, o.Options)
 	if err != nil {
 		return nil, err
 	}
 	s := &Server{
 		Folder: f, opts: o, Identity: &identity.Service{Records: f.Store, Now: Now},
-		guards: map[work.Tenant]*warrant.Guard{}, admission: &admission.Service{Records: f.Store, Now: Now},
+		incidents: incidents, guards: map[work.Tenant]*warrant.Guard{}, admission: &admission.Service{Records: f.Store, Now: Now},
 		spaces: map[work.Tenant]*rest.Space{f.Tenant: {Keys: f.Keys, Control: f.Control, Attest: f.Attest, Retention: f.Retention()}},
 	}
 	s.spaces[f.Tenant].Collect = s.collection
@@ -143,7 +147,8 @@ func (s *Server) prepare(ctx context.Context) error {
 	if s.published, err = s.publishers(); err != nil {
 		return err
 	}
-	routes := rest.Routes(rest.Deps{Store: s.Store, Streams: s.streams, Notify: s.notify, Blobs: s.Limited, Keeper: s.Blobs, Usage: s.Meter.Usage, Identity: s.Identity, Admission: s.admission, Login: s.logins(), Space: s.space, Check: s.checks, Now: Now, Debug: s.debug})
+	s.attend()
+	routes := rest.Routes(rest.Deps{Store: s.Store, Streams: s.streams, Notify: s.notify, Incidents: s.incidents, Blobs: s.Limited, Keeper: s.Blobs, Usage: s.Meter.Usage, Identity: s.Identity, Admission: s.admission, Login: s.logins(), Space: s.space, Check: s.checks, Now: Now, Debug: s.debug})
 	routes = append(routes, workerapi.Routes(workerapi.Deps{
 		Store: s.Store, Blobs: s.Limited, Spool: filepath.Join(s.Dir, "uploads"), Now: Now, Log: s.Log, Trust: s.trust, Roots: s.roots, Signed: s.signatures, Authority: s.authority,
 	})...)
@@ -367,6 +372,7 @@ func (s *Server) work(ctx context.Context) error {
 	for _, p := range s.published {
 		s.group.Go(func() { p.Run(ctx, s.tenants) })
 	}
+	s.group.Go(func() { s.incidents.Run(ctx, s.Tenant, s.tenants) })
 	s.group.Go(func() { s.retain(ctx) })
 	if s.opts.Work {
 		if err := s.steps(ctx); err != nil {

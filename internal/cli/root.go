@@ -110,7 +110,7 @@ Start here:
 	root.AddCommand(
 		c.initCommand(), c.lintCommand(), c.planCommand(), c.simulateCommand(), c.runCommand(), c.runsCommand(), c.whyCommand(),
 		c.decideCommand("approve", "approved"), c.decideCommand("reject", "rejected"), c.deadletterCommand(), c.evidenceCommand(),
-		c.queueCommand(), c.tenantCommand(), c.packsCommand(), c.retentionCommand(), c.gcCommand(),
+		c.queueCommand(), c.tenantCommand(), c.packsCommand(), c.retentionCommand(), c.gcCommand(), c.incidentsCommand(),
 		c.verifyCommand(), c.replayCommand(), c.keysCommand(), c.trustCommand(), c.rulesCommand(), c.doctorCommand(), c.debugCommand(), c.schemaCommand(), c.versionCommand(),
 		c.upCommand(), c.serveCommand(), c.backupCommand(), c.restoreCommand(), c.workerCommand(), c.configCommand(),
 		c.loginCommand(), c.logoutCommand(), c.contextCommand(), c.tokenCommand(), c.userCommand(), c.notifyCommand(),

@@ -32,8 +32,10 @@ const most = 4096
 
 // Journal writes lines. It is safe for concurrent use.
 type Journal struct {
-	log *slog.Logger
-	to  io.Writer
+	log   *slog.Logger
+	to    io.Writer
+	level slog.Level    // that was asked for
+	now   slog.LevelVar // that counts
 
 	mu     sync.Mutex
 	hidden map[string][]byte
@@ -45,14 +47,14 @@ type Journal struct {
 // New returns a journal. Errors: fault.Invalid for a format or level that does not exist.
 func New(o Options) (*Journal, error) {
 	j := &Journal{to: o.To, hidden: map[string][]byte{}, known: map[[32]byte]bool{}, redact: redact.New(nil)}
-	var level slog.Level
 	switch o.Level {
 	case "debug", "info", "warn", "error":
-		_ = level.UnmarshalText([]byte(o.Level)) // one of its own names
+		_ = j.level.UnmarshalText([]byte(o.Level)) // one of its own names
+		j.now.Set(j.level)
 	default:
 		return nil, fault.New(fault.Invalid, "there is no level %q of the log", o.Level).WithHint("use debug, info, warn or error")
 	}
-	options := &slog.HandlerOptions{Level: level}
+	options := &slog.HandlerOptions{Level: &j.now}
 	switch o.Format {
 	case "json":
 		j.log = slog.New(slog.NewJSONHandler(lines{j}, options))
@@ -66,6 +68,15 @@ func New(o Options) (*Journal, error) {
 
 // Log returns what writes into the journal.
 func (j *Journal) Log() *slog.Logger { return j.log }
+
+// Verbose writes everything, whatever level was asked for, until it is called with false.
+func (j *Journal) Verbose(on bool) {
+	if on {
+		j.now.Set(slog.LevelDebug)
+		return
+	}
+	j.now.Set(j.level)
+}
 
 // Hide keeps a value out of every line from now on. The name stands in its place; a value that is too short to be found in text is not
 // hidden.

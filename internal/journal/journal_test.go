@@ -98,3 +98,19 @@ func FuzzScrub(f *testing.F) {
 		}
 	})
 }
+
+// In incident mode everything is written, and afterwards what was asked for.
+func TestVerbose(t *testing.T) {
+	var out bytes.Buffer
+	j, err := journal.New(journal.Options{To: &out, Format: "text", Level: "warn"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, on := range []bool{false, true, false} {
+		j.Verbose(on)
+		j.Log().Debug("a line", "number", i)
+	}
+	if text := out.String(); strings.Count(text, "a line") != 1 || !strings.Contains(text, "number=1") {
+		t.Errorf("written was %q", text)
+	}
+}

@@ -29,6 +29,11 @@ type serverMetrics struct {
 	kept, keptBytes, stored                *prometheus.GaugeVec
 }
 
+const (
+	publishLag     = "orchestrator_publish_lag_seconds"
+	publishLagHelp = "For how long the oldest event waits that this server is to publish, by broker; 0 when none does."
+)
+
 // Buckets. The bounds of the service levels are among them: five minutes for a run, half a second for a request.
 func runBuckets() []float64 {
 	return []float64{.1, .5, 1, 5, 15, 30, 60, 120, 300, 600, 1800, 3600, 14400}
@@ -71,6 +76,7 @@ func (m *Metrics) defineServer() {
 	s.keptBytes = m.gauge("orchestrator_blobs_kept_bytes", "Their bytes.", "tenant", "reference")
 	s.stored = m.gauge("orchestrator_stored_bytes", "Bytes of files that are stored, as far as this process knows.", "tenant")
 	s.deliveries = m.counter("orchestrator_deliveries_total", "Attempts to deliver a notification, by channel and result.", "channel", "result")
+	m.define("gauge", publishLag, publishLagHelp, []string{"target"})
 	s.dropped = m.counter("orchestrator_traces_dropped_total", "Runs whose spans were not sent because too many were waiting.")
 	for _, v := range []*prometheus.CounterVec{s.events, s.commitsFailed, s.dropped} {
 		v.WithLabelValues() // a series that is there before its first event can be told from one that is missing
@@ -94,6 +100,13 @@ func (m *Metrics) Kept(tenant work.Tenant, reference string, files, bytes int64)
 // Stored shows how many bytes a tenant stores.
 func (m *Metrics) Stored(tenant work.Tenant, bytes int64) {
 	m.server.stored.WithLabelValues(m.tenant(tenant)).Set(float64(bytes))
+}
+
+// Publishing reports for how long the oldest event waits that this server is to publish at a target. Behind is asked with every scrape.
+func (m *Metrics) Publishing(target string, behind func() float64) {
+	m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: publishLag, Help: publishLagHelp, ConstLabels: prometheus.Labels{"target": target},
+	}, behind))
 }
 
 // Commit takes a commit of the store; see kernel.Options.Observe.

@@ -191,18 +191,11 @@ func (s *Service) derive(ctx context.Context, tenant work.Tenant, rules []kept, 
 	if m == nil {
 		return nil, nil
 	}
-	run, err := s.Store.Run(ctx, tenant, string(e.Run))
-	if err != nil && fault.CodeOf(err) != fault.NotFound { // deleted meanwhile: what the event says is told
-		return nil, err
-	}
 	m.position = e.Position
-	d := &m.Data
-	d.RunName, d.Pack, d.Project, d.CorrelationID, d.JobType = run.Name, run.Pack.Name, run.Project, string(e.Run), "pack-run"
-	if len(run.TraceParent) == 55 {
-		d.CorrelationID = run.TraceParent[3:35]
-	}
-	if d.Project == "" {
-		d.Project = "default"
+	if m.Data.Incident == "" {
+		if err := s.aboutRun(ctx, tenant, m); err != nil {
+			return nil, err
+		}
 	}
 	for i := range rules {
 		if rules[i].wants(m) {
@@ -210,6 +203,23 @@ func (s *Service) derive(ctx context.Context, tenant work.Tenant, rules []kept, 
 		}
 	}
 	return changes, nil
+}
+
+// aboutRun fills in what a message says of its run.
+func (s *Service) aboutRun(ctx context.Context, tenant work.Tenant, m *Message) error {
+	d := &m.Data
+	run, err := s.Store.Run(ctx, tenant, string(d.Run))
+	if err != nil && fault.CodeOf(err) != fault.NotFound { // deleted meanwhile: what the event says is told
+		return err
+	}
+	d.RunName, d.Pack, d.Project, d.CorrelationID, d.JobType = run.Name, run.Pack.Name, run.Project, string(d.Run), "pack-run"
+	if len(run.TraceParent) == 55 {
+		d.CorrelationID = run.TraceParent[3:35]
+	}
+	if d.Project == "" {
+		d.Project = "default"
+	}
+	return nil
 }
 
 // Send makes the deliveries of a tenant that are due, a few at a time, and returns when the next one is; zero for none.

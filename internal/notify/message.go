@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 
+	"orrery.example/orrery/internal/store"
 	"orrery.example/orrery/internal/work"
 )
 
@@ -35,10 +36,18 @@ type Subject struct {
 	Required      int         `json:"required,omitempty"` // approvals
 	Approvers     []string    `json:"approvers,omitempty"`
 	Expires       work.Time   `json:"expires,omitzero"`
+	Incident      string      `json:"incidentId,omitempty"`
+	Cause         string      `json:"cause,omitempty"`   // of the incident
+	Subject       string      `json:"subject,omitempty"` // likewise: a class of dead letters, a broker
+	Message       string      `json:"message,omitempty"` // likewise
+	By            string      `json:"by,omitempty"`      // who has resolved it
 }
 
 // messageOf returns what an event of the feed is told as; nil for nothing. What it says of the run is filled in later.
 func messageOf(e *work.Event) *Message {
+	if e.Run == store.IncidentStream {
+		return incidentOf(e)
+	}
 	m := &Message{Timestamp: e.Time, Data: Subject{Tenant: e.Tenant, Run: e.Run, Step: e.Step, Attempt: e.Attempt, Sequence: e.Seq}}
 	switch e.Type {
 	case work.StepWaiting:
@@ -63,6 +72,24 @@ func messageOf(e *work.Event) *Message {
 	return m
 }
 
+// incidentOf returns what an event of incidents is told as; nil for nothing.
+func incidentOf(e *work.Event) *Message {
+	var i struct {
+		ID, Cause, Subject, State, Message string
+		Resolved                           *work.Actor
+	}
+	if string(e.Type) != IncidentOpened && string(e.Type) != IncidentClosed || json.Unmarshal(e.Data, &i) != nil {
+		return nil
+	}
+	m := &Message{Type: string(e.Type), Timestamp: e.Time, Data: Subject{
+		Tenant: e.Tenant, Project: "default", CorrelationID: i.ID, Incident: i.ID, Cause: i.Cause, Subject: i.Subject, State: work.State(i.State), Message: i.Message, Sequence: e.Seq,
+	}}
+	if i.Resolved != nil {
+		m.Data.By, m.Data.Reason = i.Resolved.Name, i.Resolved.Reason
+	}
+	return m
+}
+
 // line says a message in one line of text, for people.
 func (m *Message) line() string {
 	d := &m.Data
@@ -72,6 +99,10 @@ func (m *Message) line() string {
 		return fmt.Sprintf("%s ended: %s, %s", run, d.State, d.Reason)
 	case ApprovalNeeded:
 		return fmt.Sprintf("%s needs %d approvals at %s before %s", run, d.Required, d.Step, d.Expires)
+	case IncidentOpened:
+		return fmt.Sprintf("incident %s of the tenant %s: %s", d.Incident, d.Tenant, d.Message)
+	case IncidentClosed:
+		return fmt.Sprintf("incident %s of the tenant %s is resolved by %s: %s", d.Incident, d.Tenant, d.By, d.Reason)
 	case DeadLetter:
 		return fmt.Sprintf("step %s of %s is dead after attempt %d: %s", d.Step, run, d.Attempt, d.Reason)
 	default:
@@ -84,6 +115,8 @@ func (m *Message) next() string {
 	switch m.Type {
 	case ApprovalNeeded:
 		return "orrery approve " + m.Data.RunName
+	case IncidentOpened:
+		return "orrery incidents show " + m.Data.Incident
 	case RunEnded, DeadLetter:
 		return "orrery runs why " + m.Data.RunName
 	default:

@@ -50,8 +50,15 @@ const (
 	RunEnded       = "run.ended"       // a run has ended in one of the states of the rule
 	ApprovalNeeded = "approval.needed" // a gate waits for people
 	DeadLetter     = "dead-letter"     // a step has used up its attempts
-	Test           = "notify.test"     // somebody asked for it
+	IncidentOpened = "incident.opened" // something needs people
+	IncidentClosed = "incident.resolved"
+	Test           = "notify.test" // somebody asked for it
 )
+
+// told lists what rules may name.
+func told() []string {
+	return []string{RunEnded, ApprovalNeeded, DeadLetter, IncidentOpened, IncidentClosed}
+}
 
 // Channels.
 const (
@@ -155,11 +162,11 @@ func (s *Service) check(r *Rule) error {
 		return fault.New(fault.Invalid, "a notification has a name of at most 100 bytes")
 	}
 	if len(r.Events) == 0 {
-		r.Events = []string{RunEnded, ApprovalNeeded, DeadLetter}
+		r.Events = told()
 	}
 	for _, e := range r.Events {
-		if e != RunEnded && e != ApprovalNeeded && e != DeadLetter {
-			return fault.New(fault.Invalid, "there is no event %q to be notified of", e).WithHint("use %s, %s, %s", RunEnded, ApprovalNeeded, DeadLetter)
+		if !slices.Contains(told(), e) {
+			return fault.New(fault.Invalid, "there is no event %q to be notified of", e).WithHint("use %s", strings.Join(told(), ", "))
 		}
 	}
 	if len(r.States) == 0 {

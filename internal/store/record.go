@@ -46,6 +46,10 @@ const Installation work.Tenant = "*"
 // AuditStream stands where a run does, for the history of who did what in a tenant. It is no id of a run.
 const AuditStream work.RunID = "audit"
 
+// IncidentStream stands where a run does, for the history of what needed people in a tenant. It is no id of a run. Unlike audit entries its
+// events are in the feed.
+const IncidentStream work.RunID = "incidents"
+
 // Records keeps small documents of services.
 type Records interface {
 	// Record returns a record. Errors: fault.NotFound.
@@ -61,6 +65,9 @@ type Records interface {
 	// deleted, 0 for one that must not exist. Errors: fault.Conflict when it is another.
 	Change(ctx context.Context, changes ...RecordChange) error
 
+	// Announce makes changes as Change does, and appends an event to the tenant's history of incidents, which is part of its feed, in the same
+	// transaction. Errors: fault.Conflict as of Change.
+	Announce(ctx context.Context, tenant work.Tenant, event work.EventType, data any, changes ...RecordChange) error
 	// AuditEnd returns where the audit stream of a tenant ends; zero before its first entry.
 	AuditEnd(ctx context.Context, tenant work.Tenant) (AuditEnd, error)
 

@@ -24,7 +24,7 @@ type Erased struct {
 const (
 	ErasedKind  = "erased"  // Erased, by id of the run
 	ErasingKind = "erasing" // by id of a run of which something is left
-	HoldKind    = "hold"    // a legal hold, by what it is on: "run/ID", "pack/NAME" or "label/KEY=VALUE"
+	HoldKind    = "hold"    // a legal hold, by what it is on: "run/ID", "pack/NAME" or "label/KEY=VALUE", or HoldAll
 )
 
 // Retention deletes runs.
@@ -45,9 +45,12 @@ type Lists interface {
 	Results(ctx context.Context, tenant work.Tenant, after work.Digest, limit int) ([]KeyedResult, error)
 }
 
+// HoldAll is what a hold on everything in a tenant is on. It has an end: the store forgets it when it has expired.
+const HoldAll = "everything"
+
 // HoldsOn returns the ids of the records that keep a run from being deleted.
 func HoldsOn(run *work.Run) []string {
-	out := []string{"run/" + string(run.ID), "pack/" + run.Pack.Name}
+	out := []string{HoldAll, "run/" + string(run.ID), "pack/" + run.Pack.Name}
 	for key, value := range run.Labels {
 		out = append(out, "label/"+key+"="+value)
 	}

@@ -1,8 +1,10 @@
 package stream
 
 import (
+	"cmp"
 	"encoding/json"
 
+	"orrery.example/orrery/internal/store"
 	"orrery.example/orrery/internal/work"
 )
 
@@ -65,6 +67,9 @@ func about(id work.RunID, name, pack, trace, project string) About {
 
 // EventFrame returns the frame of an event.
 func EventFrame(e *work.Event, a About) Frame {
+	if e.Run == store.IncidentStream {
+		return incidentFrame(e)
+	}
 	f := Frame{
 		Type: string(e.Type), Tenant: e.Tenant, Project: a.Project, CorrelationID: a.Trace, JobType: JobType, Run: e.Run, RunName: a.Name, Pack: a.Pack,
 		State: StateAfter(e), Sequence: e.Seq, Time: e.Time, Step: e.Step, Attempt: e.Attempt, Data: e.Data,
@@ -78,6 +83,17 @@ func EventFrame(e *work.Event, a About) Frame {
 		}
 	}
 	return f
+}
+
+// incidentFrame returns the frame of what concerns a tenant and no run. What belongs together has the id of the incident.
+func incidentFrame(e *work.Event) Frame {
+	var i struct {
+		ID string `json:"id"`
+	}
+	_ = json.Unmarshal(e.Data, &i) // incident mode has none
+	return Frame{
+		Type: string(e.Type), Tenant: e.Tenant, Project: DefaultProject, CorrelationID: cmp.Or(i.ID, string(store.IncidentStream)), Sequence: e.Seq, Time: e.Time, Data: e.Data,
+	}
 }
 
 func lineFrame(tenant work.Tenant, l *work.LogLine, a About) Frame {

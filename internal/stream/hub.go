@@ -163,6 +163,9 @@ func (s *Subscription) Close() {
 
 // aboutRun returns what frames say of a run, from memory where it has been asked before.
 func (h *Hub) aboutRun(ctx context.Context, e *work.Event) (About, error) {
+	if e.Run == store.IncidentStream {
+		return About{}, nil
+	}
 	key := runKey{e.Tenant, e.Run}
 	h.mu.Lock()
 	a, known := h.about[key]

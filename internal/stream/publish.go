@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"log/slog"
+	"sync"
 	"time"
 
 	"orrery.example/orrery/internal/broker"
@@ -28,6 +29,37 @@ type Publisher struct {
 	Log     *slog.Logger
 
 	holder string
+
+	mu     sync.Mutex
+	oldest map[work.Tenant]work.Time // of the events of a tenant that are to be published here, the time of the first
+}
+
+// Behind returns for how long the first event of a tenant has waited that is to be published by this server, of any tenant with "".
+func (p *Publisher) Behind(tenant work.Tenant) work.Time {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	first := p.oldest[tenant]
+	for _, at := range p.oldest {
+		if tenant == "" && (first == 0 || at < first) {
+			first = at
+		}
+	}
+	if first == 0 {
+		return 0
+	}
+	return max(0, p.Now()-first)
+}
+
+// waits notes since when the first event of a tenant waits, zero when none does.
+func (p *Publisher) waits(tenant work.Tenant, since work.Time) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.oldest == nil {
+		p.oldest = map[work.Tenant]work.Time{}
+	}
+	if p.oldest[tenant] = since; since == 0 {
+		delete(p.oldest, tenant)
+	}
 }
 
 // published is how far the events of a tenant have got at a target, and who is at it.
@@ -142,6 +174,7 @@ func (p *Publisher) part(ctx context.Context, tenant work.Tenant) (more bool, er
 	}
 	now := p.Now()
 	if p.Shared && c.Holder != p.holder && c.Until > now { // another server is at it
+		p.waits(tenant, 0)
 		return false, nil
 	}
 	end, err := p.Hub.store.FeedEnd(ctx, tenant)
@@ -152,12 +185,14 @@ func (p *Publisher) part(ctx context.Context, tenant work.Tenant) (more bool, er
 		c.Incarnation, c.Position = end.Incarnation, min(c.Position, end.Number)
 	}
 	if c.Position >= end.Number {
+		p.waits(tenant, 0)
 		return false, nil
 	}
 	found, err := p.Hub.store.Feed(ctx, tenant, c.Position, page)
 	if err != nil || len(found.Events) == 0 {
 		return false, err
 	}
+	p.waits(tenant, found.Events[0].Time)
 	if found.Lost && c.Position > 0 {
 		p.Log.Warn("events were deleted before they were published", "target", p.Target.Name(), "tenant", tenant, "after", c.Position)
 	}
@@ -177,6 +212,9 @@ func (p *Publisher) part(ctx context.Context, tenant work.Tenant) (more bool, er
 	stop()
 	if n > 0 { // what was published was published: it is noted although the server stops
 		c.Position, c.Until = found.Events[n-1].Position, p.Now()+tenure
+		if n == len(found.Events) && n < page {
+			p.waits(tenant, 0)
+		}
 		if err := p.note(context.WithoutCancel(ctx), tenant, version, c); err != nil {
 			return fault.CodeOf(err) == fault.Conflict, conflictIsFine(err)
 		}

@@ -9,6 +9,7 @@ import (
 
 	"orrery.example/orrery/internal/app"
 	"orrery.example/orrery/internal/httpapi"
+	"orrery.example/orrery/internal/work"
 )
 
 // possessions are the ids of what a tenant has, by the parameter of a path that names it.
@@ -30,8 +31,16 @@ func furnish(r *rig, tenant string, tokens map[string]string) possessions {
 	spare := r.want(r.ask("POST", "/api/v1/tokens", tokens["admin"], tenant, map[string]any{"account": tenant + "-operator", "scopes": []string{"packs.read"}}), 201)
 	told := r.want(r.ask("POST", "/api/v1/notifications", tokens["admin"], tenant, map[string]any{"name": tenant, "channel": "webhook", "url": "https://hooks.invalid/" + tenant}), 201)["id"].(string)
 	sent := r.want(r.ask("POST", "/api/v1/notifications/"+told+"/test", tokens["admin"], tenant, nil), 202)["id"].(string)
+	incidents := r.Incidents()
+	if _, err := incidents.Look(r.t.Context(), work.Tenant(tenant), incidents.Now()); err != nil { // the store was away
+		r.t.Fatal(err)
+	}
+	open, err := incidents.List(r.t.Context(), work.Tenant(tenant), false, "", 1)
+	if err != nil || len(open) != 1 {
+		r.t.Fatal(open, err)
+	}
 	return possessions{
-		"notificationId": told, "deliveryId": sent, "runId": id, "name": tenant + "-operator", "planHash": run["planHash"].(string), "hash": run["planHash"].(string), "run": id,
+		"incidentId": open[0].ID, "notificationId": told, "deliveryId": sent, "runId": id, "name": tenant + "-operator", "planHash": run["planHash"].(string), "hash": run["planHash"].(string), "run": id,
 		"digest": artifacts[0].(map[string]any)["digest"].(string), "keyId": keys[0].(map[string]any)["id"].(string),
 		"tokenId": spare["id"].(string), "key": strings.Repeat("c", 64), "id": "nobody", "session": "ses_nobody", "worker": "their-worker",
 		"pack": pack["digest"].(string), "runName": run["name"].(string),
@@ -42,7 +51,7 @@ func furnish(r *rig, tenant string, tokens map[string]string) possessions {
 func nothing() possessions {
 	none := "sha256:" + strings.Repeat("0", 63) + "1"
 	return possessions{
-		"notificationId": "ntf_aaaaaaaaaaaaaaaa", "deliveryId": "taaaaaaaaaaaa", "runId": "run_00000000000000000000000000", "name": "nobody", "planHash": none, "hash": none, "run": "run_00000000000000000000000000",
+		"incidentId": "inc_aaaaaaaaaaaaaaaa", "notificationId": "ntf_aaaaaaaaaaaaaaaa", "deliveryId": "taaaaaaaaaaaa", "runId": "run_00000000000000000000000000", "name": "nobody", "planHash": none, "hash": none, "run": "run_00000000000000000000000000",
 		"digest": none, "keyId": strings.Repeat("0", 64), "tokenId": "aaaaaaaaaaaa", "key": strings.Repeat("d", 64), "id": "nothing", "session": "ses_nothing", "worker": "no-worker",
 		"pack": none, "runName": "no-such-run",
 	}

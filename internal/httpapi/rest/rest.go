@@ -18,6 +18,7 @@ import (
 	"orrery.example/orrery/internal/fault"
 	"orrery.example/orrery/internal/httpapi"
 	"orrery.example/orrery/internal/identity"
+	"orrery.example/orrery/internal/incident"
 	"orrery.example/orrery/internal/keyring"
 	"orrery.example/orrery/internal/notify"
 	"orrery.example/orrery/internal/retention"
@@ -51,6 +52,7 @@ type Deps struct {
 	Usage     func(ctx context.Context, tenant work.Tenant) (bytes int64, err error)
 	Streams   *stream.Hub
 	Notify    *notify.Service
+	Incidents *incident.Service
 	Identity  *identity.Service
 	Admission *admission.Service
 	Login     []api.LoginProvider                                           // where people can log in
@@ -80,6 +82,7 @@ func Routes(d Deps) []httpapi.Route {
 	routes = append(routes, s.debugRoutes()...)
 	routes = append(routes, s.flowRoutes()...)
 	routes = append(routes, s.retentionRoutes()...)
+	routes = append(routes, s.incidentRoutes()...)
 	return append(routes, faces(routes)...)
 }
 

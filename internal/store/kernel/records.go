@@ -1,6 +1,7 @@
 package kernel
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"maps"
@@ -68,13 +69,25 @@ func (s *Store) Records(ctx context.Context, tenant work.Tenant, kind, prefix, a
 
 // Change implements store.Records.
 func (s *Store) Change(ctx context.Context, changes ...store.RecordChange) error {
+	return s.changeWith(ctx, Needs{}, changes, func(*unit) {})
+}
+
+// Announce implements store.Records. Who announces in a tenant waits for whoever writes into its audit stream: one lock does for both.
+func (s *Store) Announce(ctx context.Context, tenant work.Tenant, event work.EventType, data any, changes ...store.RecordChange) error {
+	needs := Needs{Records: []store.RecordRef{{Tenant: tenant, Kind: incidentsKind, ID: AuditHead}}, Audits: []work.Tenant{tenant}}
+	return s.changeWith(ctx, needs, changes, func(u *unit) {
+		u.link(tenant, store.IncidentStream, incidentsKind, event, data)
+	})
+}
+
+func (s *Store) changeWith(ctx context.Context, needs Needs, changes []store.RecordChange, more func(*unit)) error {
 	var refused error
-	needs := Needs{Records: make([]store.RecordRef, len(changes))}
 	for i := range changes {
-		needs.Records[i] = refOf(&changes[i].Record)
+		needs.Records = append(needs.Records, refOf(&changes[i].Record))
 	}
 	err := s.do(ctx, needs, func(u *unit) error {
 		if refused = u.change(changes); refused == nil {
+			more(u)
 			u.audit(ctx)
 		}
 		return u.err
@@ -130,6 +143,8 @@ func (s *Store) Prune(ctx context.Context, limit int) (int, error) {
 const (
 	AuditKind = "audit"
 	AuditHead = "head"
+
+	incidentsKind = "incident-stream" // of the one that knows the end of its incidents, with the same id
 )
 
 // AuditEnd implements store.Records.
@@ -145,62 +160,68 @@ func (s *Store) AuditEnd(ctx context.Context, tenant work.Tenant) (store.AuditEn
 	return end, fault.Wrap(fault.Internal, json.Unmarshal(row.Doc, &end), "the end of the audit stream of %s", tenant)
 }
 
-// stream is the audit stream of a tenant with the entries that a transaction adds to it.
+// stream is a history of a tenant that is of no run, with the entries that a transaction adds to it.
 type stream struct {
 	row    store.Record
 	end    store.AuditEnd
 	events []work.Event
 }
 
-// audit appends the entry of ctx to the audit stream of its tenant: the chain of events of a run that does not exist.
+// audit appends the entry of ctx to the audit stream of its tenant.
 func (u *unit) audit(ctx context.Context) {
-	entry := store.AuditOf(ctx)
-	if entry == nil || u.err != nil {
+	if entry := store.AuditOf(ctx); entry != nil {
+		u.link(entry.Tenant, store.AuditStream, AuditKind, work.EventType(entry.Action), entry)
+	}
+}
+
+// link appends an event to a stream of a tenant: the chain of events of a run that does not exist. Its end is a record of a kind.
+func (u *unit) link(tenant work.Tenant, of work.RunID, kind string, event work.EventType, v any) {
+	if u.err != nil {
 		return
 	}
-	s, err := u.stream(entry.Tenant)
+	s, err := u.stream(runKey{tenant, of}, kind)
 	if err != nil {
 		u.fail(err)
 		return
 	}
-	data, err := canonical.Marshal(entry)
+	data, err := canonical.Marshal(v)
 	u.fail(err)
-	e := work.Event{
-		Tenant: entry.Tenant, Run: store.AuditStream, Seq: s.end.Seq + 1, Time: u.now, Type: work.EventType(entry.Action), Data: data,
-	}
+	e := work.Event{Tenant: tenant, Run: of, Seq: s.end.Seq + 1, Time: u.now, Type: event, Data: data}
 	u.fail(ledger.Link(s.end.Head, &e))
 	s.end = store.AuditEnd{Seq: e.Seq, Head: e.Hash}
 	s.events = append(s.events, e)
 	u.wrote = true
 }
 
-func (u *unit) stream(tenant work.Tenant) (*stream, error) {
-	if s := u.audits[tenant]; s != nil {
+func (u *unit) stream(key runKey, kind string) (*stream, error) {
+	if s := u.streams[key]; s != nil {
 		return s, nil
 	}
-	row, err := u.tx.Record(tenant, AuditKind, AuditHead)
+	row, err := u.tx.Record(key.tenant, kind, AuditHead)
 	if err != nil {
 		return nil, err
 	}
-	s := &stream{row: store.Record{Tenant: tenant, Kind: AuditKind, ID: AuditHead}}
+	s := &stream{row: store.Record{Tenant: key.tenant, Kind: kind, ID: AuditHead}}
 	if row != nil {
 		s.row = *row
 		if err := json.Unmarshal(row.Doc, &s.end); err != nil {
-			return nil, fault.Wrap(fault.Internal, err, "the end of the audit stream of %s", tenant)
+			return nil, fault.Wrap(fault.Internal, err, "the end of the %s stream of %s", key.run, key.tenant)
 		}
 	}
-	if u.audits == nil {
-		u.audits = map[work.Tenant]*stream{}
+	if u.streams == nil {
+		u.streams = map[runKey]*stream{}
 	}
-	u.audits[tenant] = s
+	u.streams[key] = s
 	return s, nil
 }
 
-// stageAudits writes what all commands of the transaction have added to audit streams.
-func (u *unit) stageAudits() {
-	for _, tenant := range slices.Sorted(maps.Keys(u.audits)) {
-		s := u.audits[tenant]
-		u.fail(u.tx.AppendEvents(tenant, store.AuditStream, s.events))
+// stageStreams writes what all commands of the transaction have added to streams.
+func (u *unit) stageStreams() {
+	for _, key := range slices.SortedFunc(maps.Keys(u.streams), func(a, b runKey) int {
+		return cmp.Or(cmp.Compare(a.tenant, b.tenant), cmp.Compare(a.run, b.run))
+	}) {
+		s := u.streams[key]
+		u.fail(u.tx.AppendEvents(key.tenant, key.run, s.events))
 		doc, err := json.Marshal(s.end)
 		u.fail(err)
 		s.row.Doc, s.row.Version = doc, s.row.Version+1

@@ -106,7 +106,7 @@ func (u *unit) erasable(tenant work.Tenant, id work.RunID) (store.Erased, error)
 	for _, hold := range store.HoldsOn(run) {
 		row, err := u.tx.Record(tenant, store.HoldKind, hold)
 		u.fail(err)
-		if row != nil {
+		if row != nil && !expired(row, u.now) {
 			return store.Erased{}, fault.New(fault.Conflict, "run %s is under a legal hold on %s", run.Name, hold).WithHint("orrery retention holds")
 		}
 	}

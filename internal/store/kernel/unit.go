@@ -30,13 +30,13 @@ type unit struct {
 
 	changes []Change // for the observer, when there is one
 
-	lock   Locker            // of a shared driver, else nil
-	wants  int               // how many steps all claims of the batch want
-	queues map[string]*queue // what claims have seen of the queues
-	flows  map[work.Tenant]*flow
-	audits map[work.Tenant]*stream
-	held   map[freedKey]*int // leases by concurrency key, with those granted here
-	err    error             // the first error of the driver; it fails the transaction
+	lock    Locker            // of a shared driver, else nil
+	wants   int               // how many steps all claims of the batch want
+	queues  map[string]*queue // what claims have seen of the queues
+	flows   map[work.Tenant]*flow
+	streams map[runKey]*stream
+	held    map[freedKey]*int // leases by concurrency key, with those granted here
+	err     error             // the first error of the driver; it fails the transaction
 }
 
 // freedKey is a concurrency key that a run gave back.
@@ -109,7 +109,7 @@ func (u *unit) runAll(batch []*request) error {
 	if err := u.finish(); err != nil {
 		return err
 	}
-	u.stageAudits()
+	u.stageStreams()
 	return u.err
 }
 

@@ -326,6 +326,11 @@ func testErase(r *rig) {
 		hold.Version = 1
 		r.must("release", r.Change(r.ctx(), store.RecordChange{Record: hold, Delete: true}))
 	}
+	all := store.Record{Tenant: acme, Kind: store.HoldKind, ID: store.HoldAll, Doc: []byte(`{}`), Expires: r.now() + second}
+	r.must("hold everything for a second", r.Change(r.ctx(), store.RecordChange{Record: all}))
+	_, err = erase(2)
+	r.wants("to erase a run while everything is held", err, fault.Conflict)
+	r.advance(second)
 	_, err = r.Erase(r.ctx(), zenith, run.ID, 2)
 	r.wants("to erase another tenant's run", err, fault.NotFound)
 	for n := 0; ; n++ {

@@ -34,7 +34,7 @@ func Run(t *testing.T, h Harness) {
 		{"Pauses", testPauses}, {"Limits", testLimits}, {"Shares", testShares}, {"Quota", testQuota}, {"Delayed", testDelayed}, {"Bound", testBound}, {"Erase", testErase},
 		{"Retry", testRetry}, {"DeadLetter", testDeadLetter}, {"Sessions", testSessions}, {"Deadline", testDeadline},
 		{"RunTimeout", testRunTimeout}, {"Recover", testRecover}, {"Lines", testLines}, {"Attach", testAttach}, {"Cache", testCache},
-		{"Find", testFind}, {"Log", testLog}, {"Watch", testWatch}, {"Claim", testClaim}, {"Resync", testResync},
+		{"Find", testFind}, {"Log", testLog}, {"Watch", testWatch}, {"Announce", testAnnounce}, {"Claim", testClaim}, {"Resync", testResync},
 		{"Fencing", testFencing}, {"Tenants", testTenants}, {"Closed", testClosed},
 	} {
 		t.Run(test.name, func(t *testing.T) {

@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"orrery.example/orrery/internal/fault"
+	"orrery.example/orrery/internal/ledger"
 	"orrery.example/orrery/internal/store"
 	"orrery.example/orrery/internal/work"
 )
@@ -97,6 +98,45 @@ func testWatch(r *rig) {
 	}
 	cancel()
 	for range hints { // until it is closed
+	}
+}
+
+// testAnnounce: what happens in a tenant without a run is a chain of events in its feed, each written with the changes it tells of or not at all.
+func testAnnounce(r *rig) {
+	put := func(id string, version int64) store.RecordChange {
+		return store.RecordChange{Record: store.Record{Tenant: acme, Kind: "thing", ID: id, Version: version, Doc: []byte(`{}`)}}
+	}
+	data := map[string]string{"id": "one"}
+	entry := &store.Audit{Tenant: acme, Action: "openThing", Actor: "ada", Kind: "user"}
+	r.must("announce", r.Announce(store.WithAudit(r.ctx(), entry), acme, "thing.opened", data, put("a", 0), put("b", 0)))
+	if end, err := r.AuditEnd(r.ctx(), acme); err != nil || end.Seq != 1 || !entry.Written() {
+		r.Errorf("the audit entry: %+v, %v", end, err)
+	}
+	r.wants("to announce what has changed meanwhile", r.Announce(r.ctx(), acme, "thing.closed", data, put("b", 1), put("a", 7)), fault.Conflict)
+	if row, err := r.Record(r.ctx(), acme, "thing", "b"); err != nil || row.Version != 1 {
+		r.Errorf("a refused announcement changed something: %+v, %v", row, err)
+	}
+	run := r.submit(acme, plan(nil, runStep("x")))
+	r.must("announce without a change", r.Announce(r.ctx(), acme, "thing.closed", data))
+	r.must("announce elsewhere", r.Announce(r.ctx(), zenith, "thing.opened", data, store.RecordChange{Record: store.Record{Tenant: zenith, Kind: "thing", ID: "a", Doc: []byte(`{}`)}}))
+	events, err := r.Events(r.ctx(), acme, store.IncidentStream, 1, 10)
+	r.must("read", err)
+	if len(events) != 2 || events[0].Type != "thing.opened" || string(events[0].Data) != `{"id":"one"}` || events[1].Prev != events[0].Hash || events[1].Seq != 2 {
+		r.Errorf("the history is %+v", events)
+	}
+	if _, n, err := ledger.VerifyChain(withoutError(events)); err != nil || n != 2 {
+		r.Errorf("the chain is broken: %d, %v", n, err)
+	}
+	page, err := r.Feed(r.ctx(), acme, -1, 100)
+	r.must("feed", err)
+	var told []string
+	for i := range page.Events {
+		if e := &page.Events[i]; e.Run == store.IncidentStream || e.Type == work.RunSubmitted && e.Run == run.ID {
+			told = append(told, string(e.Type))
+		}
+	}
+	if want := []string{"thing.opened", "run.submitted", "thing.closed"}; !slices.Equal(told, want) {
+		r.Errorf("the feed has %v, not %v", told, want)
 	}
 }
 
