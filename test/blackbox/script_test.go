@@ -38,6 +38,9 @@ func TestScripts(t *testing.T) {
 			if bytes.Contains(script, []byte("$RUNSC")) {
 				words += "export RUNSC=" + testservice.Runsc(t) + "\n"
 			}
+			if bytes.Contains(script, []byte("$POSTGRES_URL")) {
+				words += "export POSTGRES_URL='" + database(t) + "'\n"
+			}
 			out, err := shell(t, dir, words+string(script))
 			switch {
 			case err != nil:
@@ -47,6 +50,21 @@ func TestScripts(t *testing.T) {
 			}
 		})
 	}
+}
+
+// database returns the address of an empty database in a PostgreSQL of the test's own.
+func database(t *testing.T) string {
+	t.Helper()
+	server, err := testservice.StartPostgres(testservice.PostgresOptions{Durable: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = server.Close() })
+	url, err := server.Database(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return url
 }
 
 type file struct {
