@@ -51,7 +51,9 @@ func newSite(t *testing.T, servers int) *site {
 	for range servers {
 		s.servers = append(s.servers, &incident.Service{
 			Store: s.store, Now: now, Log: slog.New(slog.DiscardHandler), Verbose: func(on bool) { s.verbose = on },
-			Behind: func(context.Context, work.Tenant) (map[string]work.Time, error) { return map[string]work.Time{"nats://broker": s.behind}, nil },
+			Behind: func(context.Context, work.Tenant) (map[string]work.Time, error) {
+				return map[string]work.Time{"nats://broker": s.behind}, nil
+			},
 		})
 	}
 	return s
@@ -184,9 +186,12 @@ func TestT10_IncidentModeByHand(t *testing.T) {
 	by := work.Actor{Name: "ada", Reason: "payments fail", Ticket: "OPS-17"}
 	entry := &store.Audit{Tenant: acme, Action: "turnIncidentMode", Actor: "ada", Kind: "user", Reason: by.Reason, Ticket: by.Ticket}
 	for name, bad := range map[string]func() error{
-		"without a reason": func() error { _, err := service.TurnOn(t.Context(), acme, time.Hour, work.Actor{Name: "ada"}); return err },
-		"for a second":     func() error { _, err := service.TurnOn(t.Context(), acme, time.Second, by); return err },
-		"for a month":      func() error { _, err := service.TurnOn(t.Context(), acme, 720*time.Hour, by); return err },
+		"without a reason": func() error {
+			_, err := service.TurnOn(t.Context(), acme, time.Hour, work.Actor{Name: "ada"})
+			return err
+		},
+		"for a second": func() error { _, err := service.TurnOn(t.Context(), acme, time.Second, by); return err },
+		"for a month":  func() error { _, err := service.TurnOn(t.Context(), acme, 720*time.Hour, by); return err },
 	} {
 		if err := bad(); fault.CodeOf(err) != fault.Invalid {
 			t.Errorf("%s: %v", name, err)
@@ -213,7 +218,9 @@ func TestT10_IncidentModeByHand(t *testing.T) {
 // Each cause opens its incident and closes it; a person's word counts until the cause has gone.
 func TestJ6_Incidents(t *testing.T) {
 	s := newSite(t, 2)
-	letter := func(code work.ReasonCode) store.DeadLetter { return store.DeadLetter{Tenant: acme, Reason: work.Reason{Code: code}} }
+	letter := func(code work.ReasonCode) store.DeadLetter {
+		return store.DeadLetter{Tenant: acme, Reason: work.Reason{Code: code}}
+	}
 	for range 4 {
 		s.store.letters = append(s.store.letters, letter(work.EndedByExit), letter(work.EndedByTimeout))
 	}
