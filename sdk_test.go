@@ -14,6 +14,10 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
+	"strconv"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -207,6 +211,72 @@ func TestDistrust(t *testing.T) {
 	}
 	if called || run.State != "failed" || detail.Steps[0].Reason.Code != "UNTRUSTED" {
 		t.Error(called, run.State, detail.Steps[0].Reason)
+	}
+}
+
+// Runs that are submitted at once are signed at once: a worker takes each request in its own place, and none in another.
+func TestSubmittedAtOnce(t *testing.T) {
+	for name, c := range map[string]struct {
+		from, to string
+		code     string
+	}{
+		"honest":        {code: "SUCCEEDED"},
+		"another place": {`"batch":{"index":`, `"batch":{"index":1`, "UNTRUSTED"},
+		"another node":  {`"proof":["`, `"proof":["AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=","`, "UNTRUSTED"},
+		"no proof":      {`"proof":["`, `"prove":["`, "UNTRUSTED"},
+		"another size":  {`"size":3}`, `"size":4}`, "UNTRUSTED"},
+		"taken out":     {`"batch":{`, `"other":{`, "UNTRUSTED"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			i, c1 := site(t, nil, nil)
+			target, err := url.Parse(i.url)
+			if err != nil {
+				t.Fatal(err)
+			}
+			proxy := &httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) {
+				r.SetURL(target)
+				r.Out.Header.Set("Accept-Encoding", "identity")
+			}}
+			proxy.ModifyResponse = func(r *http.Response) error {
+				body, err := io.ReadAll(r.Body)
+				body = bytes.ReplaceAll(body, []byte(c.from), []byte(c.to))
+				r.Body, r.ContentLength = io.NopCloser(bytes.NewReader(body)), int64(len(body))
+				r.Header.Set("Content-Length", strconv.Itoa(len(body)))
+				return err
+			}
+			between := httptest.NewServer(proxy)
+			t.Cleanup(func() { between.CloseClientConnections(); between.Close() })
+			station, err := orrery.NewClient(orrery.Config{Server: between.URL, Token: i.worker})
+			if err != nil {
+				t.Fatal(err)
+			}
+			w := orrery.NewWorker(station, orrery.WorkerConfig{Name: "far", Slots: 4, Trust: i.keyring})
+			w.Handle("acme/a", func(context.Context, *orrery.Job) error { return nil })
+			ctx, stop := context.WithCancel(context.Background())
+			ended := make(chan error, 1)
+			go func() { ended <- w.Run(ctx) }()
+			t.Cleanup(func() {
+				stop()
+				if err := <-ended; err != nil {
+					t.Error(err)
+				}
+			})
+			q := api.BatchRequest{PackSource: manifest(own).PackSource, Runs: make([]api.BatchRun, 3)}
+			reply, err := c1.SubmitMany(t.Context(), q)
+			if err != nil || len(reply.Runs) != 3 {
+				t.Fatal(reply, err)
+			}
+			for _, made := range reply.Runs {
+				run := wait(t, c1, made.RunID)
+				detail, err := c1.Get(t.Context(), run.ID)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if got := detail.Steps[0].Reason.Code; got != c.code {
+					t.Errorf("%s %s, want %s", run.State, got, c.code)
+				}
+			}
+		})
 	}
 }
 

@@ -111,6 +111,7 @@ func unescape(in []byte) []byte {
 // The types of what is signed.
 const (
 	typeRequest  = "application/vnd.orrery.job+json"
+	typeBatch    = "application/vnd.orrery.batch+json"
 	versionJob   = "orrery.job/v1"
 	typeDecision = "application/vnd.in-toto+json"
 )

@@ -71,7 +71,39 @@ type signed struct {
 	Signatures []struct {
 		KeyID string `json:"keyid"`
 		Sig   string `json:"sig"`
+		Batch *place `json:"batch"`
 	} `json:"signatures"`
+}
+
+// place is where a request stands among those that were signed at once.
+type place struct {
+	Index int64    `json:"index"`
+	Proof [][]byte `json:"proof"`
+	Size  int64    `json:"size"`
+}
+
+// message returns what was signed for a document of a batch: the root of the Merkle tree (RFC 6962) over the documents.
+func (p *place) message(document []byte) ([]byte, error) {
+	i, last, node := p.Index, p.Size-1, sha256.Sum256(append([]byte{0}, document...))
+	bad := i < 0 || i > last
+	for _, other := range p.Proof {
+		if bad = bad || last == 0 || len(other) != sha256.Size; bad {
+			break
+		}
+		if i%2 == 1 || i == last {
+			node = sha256.Sum256(slices.Concat([]byte{1}, other, node[:]))
+			for i%2 == 0 && i != 0 {
+				i, last = i/2, last/2
+			}
+		} else {
+			node = sha256.Sum256(slices.Concat([]byte{1}, node[:], other))
+		}
+		i, last = i/2, last/2
+	}
+	if bad || last != 0 {
+		return nil, errors.New("the proof that the request is one of a batch does not fit its place")
+	}
+	return pae(typeBatch, fmt.Appendf(nil, `{"root":"sha256:%x","size":%d,"v":"orrery.batch/v1"}`, node, p.Size)), nil
 }
 
 // asked is the request of a run, as far as a worker compares it.
@@ -131,7 +163,13 @@ func (t Trust) open(raw []byte) (a asked, k trusted, err error) {
 		return a, k, errors.New("the request is signed by nobody whom this worker trusts")
 	}
 	k = t.keys[i]
-	if !holds(k.key, pae(e.Type, payload), sig) {
+	text := pae(e.Type, payload)
+	if b := e.Signatures[0].Batch; b != nil {
+		if text, err = b.message(text); err != nil {
+			return a, k, err
+		}
+	}
+	if !holds(k.key, text, sig) {
 		return a, k, errors.New("the signature of the request does not hold")
 	}
 	if err := json.Unmarshal(payload, &a); err != nil || a.Version != versionJob {

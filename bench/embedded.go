@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"runtime/pprof"
@@ -79,8 +80,14 @@ func inLibrary(ctx context.Context, c *cell, workload string) error {
 	return c.report(workload, figures)
 }
 
+// planned is a plan and where its files are.
+type planned struct {
+	*plan.Built
+	files fs.FS
+}
+
 // built plans a pack.
-func (l *library) built(steps string) (*plan.Built, error) {
+func (l *library) built(steps string) (*planned, error) {
 	file := filepath.Join(l.c.Dir, "pack.yaml")
 	if err := os.WriteFile(file, []byte(manifest("bench", steps)), 0o600); err != nil {
 		return nil, err
@@ -89,15 +96,16 @@ func (l *library) built(steps string) (*plan.Built, error) {
 	if err != nil {
 		return nil, err
 	}
-	return control.Plan(p, nil)
+	b, err := control.Plan(p, nil)
+	return &planned{b, p.FS}, err
 }
 
-func (l *library) submission(b *plan.Built) control.Submission {
-	return control.Submission{Tenant: work.LocalTenant, Built: b, By: l.key}
+func (l *library) submission(b *planned) control.Submission {
+	return control.Submission{Tenant: work.LocalTenant, Built: b.Built, Files: b.files, By: l.key}
 }
 
 // batch submits runs of one plan, a hundred at a time, each signed.
-func (l *library) batch(ctx context.Context, b *plan.Built, n int) error {
+func (l *library) batch(ctx context.Context, b *planned, n int) error {
 	for left := n; left > 0; left -= 100 {
 		subs := make([]control.Submission, min(left, 100))
 		for i := range subs {

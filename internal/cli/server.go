@@ -76,7 +76,7 @@ func (h *serverHome) signed(ctx context.Context, sub control.Submission) ([]byte
 		return nil, err
 	}
 	sub.By, sub.Tenant = key, h.Tenant
-	_, _, envelope, err := control.Request(ctx, sub, app.Now())
+	envelope, err := control.Request(ctx, sub, app.Now())
 	return envelope.Encode(), err
 }
 

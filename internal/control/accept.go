@@ -54,7 +54,7 @@ func (s *Service) accept(ctx context.Context, a Signed) (out prepared, err error
 		return out, err
 	}
 	now := s.Now()
-	said, key, err := evidence.VerifySubmission(a.Request, trust, now)
+	said, key, err := evidence.VerifySubmission(a.Request, trust, now, dsse.Holds)
 	if err != nil {
 		return out, err
 	}
@@ -87,6 +87,7 @@ func (s *Service) accept(ctx context.Context, a Signed) (out prepared, err error
 		Note: said.Note, RunToken: said.RunToken, RetryOf: a.RetryOf, Labels: a.Labels,
 		Project: a.Project, NotBefore: a.At,
 	}
-	out.complete(sub, a.Trace, inputs, a.Request.Encode())
+	out.complete(sub, a.Trace, inputs)
+	out.requested(a.Request.Encode())
 	return out, out.err
 }

@@ -78,20 +78,26 @@ type Submission struct {
 	Trace    work.Trace
 }
 
-// Request signs what somebody asks to have run, and says under which id.
-func Request(ctx context.Context, sub Submission, now work.Time) (id work.RunID, inputs work.Digest, e dsse.Envelope, err error) {
+// Request signs what somebody asks to have run. It names the run.
+func Request(ctx context.Context, sub Submission, now work.Time) (dsse.Envelope, error) {
+	asked, err := ask(&sub, now)
+	if err != nil {
+		return dsse.Envelope{}, err
+	}
+	return evidence.SignSubmission(ctx, asked, sub.By)
+}
+
+// ask is what somebody signs to have something run, with a new id for it.
+func ask(sub *Submission, now work.Time) (asked evidence.Submission, err error) {
 	p := sub.Built.Plan
-	if inputs, err = evidence.InputsDigest(p.Inputs); err != nil {
-		return "", "", e, err
+	asked = evidence.Submission{
+		Tenant: sub.Tenant, RunToken: sub.RunToken, Pack: p.Pack, PlanHash: sub.Built.Hash, Nonce: rand.Text(), IssuedAt: now, Note: sub.Note,
 	}
-	if id, err = newRunID(); err != nil {
-		return "", "", e, err
+	if asked.InputsDigest, err = evidence.InputsDigest(p.Inputs); err != nil {
+		return asked, err
 	}
-	e, err = evidence.SignSubmission(ctx, evidence.Submission{
-		Tenant: sub.Tenant, Run: id, RunToken: sub.RunToken, Pack: p.Pack, InputsDigest: inputs, PlanHash: sub.Built.Hash,
-		Nonce: rand.Text(), IssuedAt: now, Note: sub.Note,
-	}, sub.By)
-	return id, inputs, e, err
+	asked.Run, err = newRunID()
+	return asked, err
 }
 
 func (s *Service) admit(ctx context.Context, tenant work.Tenant, pack work.PackRef, submitter string) error {

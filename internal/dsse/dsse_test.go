@@ -316,6 +316,7 @@ func FuzzDecode(f *testing.F) {
 	f.Add([]byte(`{"payload":"aGk=","payloadType":"t","signatures":[{"keyid":"k","sig":"AAA="}]}`))
 	f.Add([]byte(`{"x":[],"payload":"-_8=","payloadType":"\u0007","signatures":[{"sig":""}]}`))
 	f.Add([]byte(`{"payload":"","payload":"","payloadType":"t","signatures":[]}`))
+	f.Add([]byte(`{"payload":"","payloadType":"t","signatures":[{"batch":{"index":1,"proof":["AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="],"size":2},"sig":"AAA="}]}`))
 	f.Fuzz(func(t *testing.T, raw []byte) {
 		e, err := dsse.Decode(raw)
 		if err != nil {

@@ -32,10 +32,11 @@ type Envelope struct {
 	payload []byte // reachable through Verify, Signers and Unverified only
 }
 
-// Signature is one signature over the PAE of the envelope.
+// Signature is one signature over the PAE of the envelope, or over a batch that the envelope is one of.
 type Signature struct {
 	KeyID string // which key to try; not authenticated
 	Sig   []byte
+	Batch *Place // nil for a signature of this document alone
 }
 
 // PAE is the text that is signed: the pre-authentication encoding of the type and the payload.
@@ -54,17 +55,24 @@ func PAE(payloadType string, payload []byte) []byte {
 // Sign makes an envelope with one signature. sign receives the PAE and returns the signature of the key named by keyID.
 // Errors: fault.Invalid for a type or payload beyond the limits, and those of sign.
 func Sign(payloadType string, payload []byte, keyID string, sign func(pae []byte) ([]byte, error)) (Envelope, error) {
-	if payloadType == "" || len(payloadType) > maxType || !utf8.ValidString(payloadType) {
-		return Envelope{}, fault.New(fault.Invalid, "a payload type has 1 to %d bytes of UTF-8", maxType)
-	}
-	if len(payload) > MaxPayload {
-		return Envelope{}, fault.New(fault.Invalid, "a payload of %d bytes is above the limit of %d", len(payload), MaxPayload)
+	if err := signable(payloadType, payload); err != nil {
+		return Envelope{}, err
 	}
 	sig, err := sign(PAE(payloadType, payload))
 	if err != nil {
 		return Envelope{}, err
 	}
 	return Envelope{Type: payloadType, Signatures: []Signature{{KeyID: keyID, Sig: sig}}, payload: bytes.Clone(payload)}, nil
+}
+
+func signable(payloadType string, payload []byte) error {
+	if payloadType == "" || len(payloadType) > maxType || !utf8.ValidString(payloadType) {
+		return fault.New(fault.Invalid, "a payload type has 1 to %d bytes of UTF-8", maxType)
+	}
+	if len(payload) > MaxPayload {
+		return fault.New(fault.Invalid, "a payload of %d bytes is above the limit of %d", len(payload), MaxPayload)
+	}
+	return nil
 }
 
 // Join returns the envelope with the signatures that other has beside. Error: fault.Invalid when the two are not of the same document, or
@@ -75,7 +83,9 @@ func (e Envelope) Join(other Envelope) (Envelope, error) {
 	}
 	out := Envelope{Type: e.Type, Signatures: slices.Clone(e.Signatures), payload: e.payload}
 	for _, s := range other.Signatures {
-		same := func(o Signature) bool { return o.KeyID == s.KeyID && bytes.Equal(o.Sig, s.Sig) }
+		same := func(o Signature) bool {
+			return o.KeyID == s.KeyID && bytes.Equal(o.Sig, s.Sig) && o.Batch.equal(s.Batch)
+		}
 		if !slices.ContainsFunc(out.Signatures, same) {
 			out.Signatures = append(out.Signatures, s)
 		}
@@ -107,6 +117,9 @@ func (e Envelope) Encode() []byte {
 			out = append(out, ',')
 		}
 		out = append(out, '{')
+		if s.Batch != nil {
+			out = s.Batch.append(out)
+		}
 		if s.KeyID != "" {
 			out = append(out, `"keyid":`...)
 			out = appendString(out, s.KeyID)
@@ -173,6 +186,7 @@ func decode(raw []byte) (Envelope, error) {
 		payload *string
 	)
 	dec := json.NewDecoder(bytes.NewReader(raw))
+	dec.UseNumber()
 	err := readObject(dec, []string{"payload", "payloadType", "signatures"}, func(field string) error {
 		switch field {
 		case "payload":
@@ -218,11 +232,17 @@ func readSignatures(dec *json.Decoder) ([]Signature, error) {
 			return nil, fault.New(fault.Invalid, "there are more than %d signatures", maxSignatures)
 		}
 		var keyid, sig *string
-		err := readObject(dec, []string{"keyid", "sig"}, func(field string) error {
-			if field == "keyid" {
+		s := Signature{}
+		err := readObject(dec, []string{"batch", "keyid", "sig"}, func(field string) (err error) {
+			switch field {
+			case "batch":
+				s.Batch, err = readPlace(dec)
+				return err
+			case "keyid":
 				return readString(dec, &keyid)
+			default:
+				return readString(dec, &sig)
 			}
-			return readString(dec, &sig)
 		})
 		if err != nil {
 			return nil, err
@@ -230,7 +250,6 @@ func readSignatures(dec *json.Decoder) ([]Signature, error) {
 		if sig == nil {
 			return nil, fault.New(fault.Invalid, "a signature has no sig")
 		}
-		s := Signature{}
 		if keyid != nil {
 			s.KeyID = *keyid
 		}

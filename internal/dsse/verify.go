@@ -43,26 +43,39 @@ func NewKey(pub crypto.PublicKey) (Key, error) {
 }
 
 // Verify checks that the envelope has the given type and exactly one signature, by one of keys, and returns the payload
-// and the id of the key that signed it.
+// and the id of the key that signed it. The signature must be of this document alone: VerifyMember takes those of batches, too.
 //
 // Errors: fault.Untrusted when none of keys is the one the envelope names, fault.Unverified when the type is another, the
 // signatures are not exactly one, or the signature does not hold.
 func Verify(e Envelope, payloadType string, keys []Key) (payload []byte, keyID string, err error) {
+	return verify(e, payloadType, keys, nil)
+}
+
+// verify takes signatures of batches when there is a check for them.
+func verify(e Envelope, payloadType string, keys []Key, batch Check) (payload []byte, keyID string, err error) {
 	if e.Type != payloadType {
 		return nil, "", fault.New(fault.Unverified, "the payload type is %q, expected %q", e.Type, payloadType)
 	}
 	if len(e.Signatures) != 1 {
 		return nil, "", fault.New(fault.Unverified, "the envelope has %d signatures, expected exactly 1", len(e.Signatures))
 	}
-	sig := e.Signatures[0]
-	pae := PAE(e.Type, e.payload)
+	sig, check := e.Signatures[0], Check(Holds)
+	if sig.Batch != nil {
+		if check = batch; check == nil {
+			return nil, "", fault.New(fault.Unverified, "the signature is one of a batch; documents of type %q are signed one by one", e.Type)
+		}
+	}
+	message := e.message(&sig)
+	if message == nil {
+		return nil, "", fault.New(fault.Unverified, "the proof that the document is one of a batch has not the length that its place asks for")
+	}
 	tried := false
 	for _, k := range keys {
 		if sig.KeyID != "" && sig.KeyID != k.ID {
 			continue
 		}
 		tried = true
-		if holds(k.Public, pae, sig.Sig) {
+		if check(k, message, sig.Sig) {
 			return bytes.Clone(e.payload), k.ID, nil
 		}
 	}
@@ -72,8 +85,8 @@ func Verify(e Envelope, payloadType string, keys []Key) (payload []byte, keyID s
 	return nil, "", fault.New(fault.Unverified, "the signature of key %s does not hold", name(sig.KeyID))
 }
 
-// Signers returns the payload and which of keys have signed it: each once, in the order of keys. Signatures of others do not count, for
-// good or bad. Error: fault.Unverified when the type is another.
+// Signers returns the payload and which of keys have signed it: each once, in the order of keys. Signatures of others, and of batches, do not
+// count, for good or bad. Error: fault.Unverified when the type is another.
 func Signers(e Envelope, payloadType string, keys []Key) (payload []byte, keyIDs []string, err error) {
 	if e.Type != payloadType {
 		return nil, nil, fault.New(fault.Unverified, "the payload type is %q, expected %q", e.Type, payloadType)
@@ -81,7 +94,7 @@ func Signers(e Envelope, payloadType string, keys []Key) (payload []byte, keyIDs
 	pae := PAE(e.Type, e.payload)
 	for _, k := range keys {
 		signed := slices.ContainsFunc(e.Signatures, func(s Signature) bool {
-			return (s.KeyID == "" || s.KeyID == k.ID) && holds(k.Public, pae, s.Sig)
+			return s.Batch == nil && (s.KeyID == "" || s.KeyID == k.ID) && holds(k.Public, pae, s.Sig)
 		})
 		if signed && !slices.Contains(keyIDs, k.ID) {
 			keyIDs = append(keyIDs, k.ID)

@@ -143,7 +143,7 @@ func TestSubmission(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if s, id, err := evidence.VerifySubmission(e, w.Trust, now); err != nil || s.Submitter != "alice" || id != w.Alice.KeyID() || s.PlanHash != inputs {
+	if s, id, err := evidence.VerifySubmission(e, w.Trust, now, dsse.Holds); err != nil || s.Submitter != "alice" || id != w.Alice.KeyID() || s.PlanHash != inputs {
 		t.Fatal(s, id, err)
 	}
 	for name, change := range map[string]func(*evidence.Submission){
@@ -161,7 +161,7 @@ func TestSubmission(t *testing.T) {
 	// An approver is not a submitter, and a document of one type is not one of another.
 	if byBob, err := evidence.SignSubmission(context.Background(), good, w.Bob); err != nil {
 		t.Fatal(err)
-	} else if _, _, err := evidence.VerifySubmission(byBob, w.Trust, now); fault.CodeOf(err) != fault.Untrusted {
+	} else if _, _, err := evidence.VerifySubmission(byBob, w.Trust, now, dsse.Holds); fault.CodeOf(err) != fault.Untrusted {
 		t.Error(err)
 	}
 	if _, _, err := evidence.Approval(e, w.Trust, now); fault.CodeOf(err) != fault.Unverified {

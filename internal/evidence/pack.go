@@ -46,7 +46,7 @@ func (s PackStatement) check() error {
 // Errors: fault.Untrusted for an unknown signer or a key that did not count at the claimed time, fault.Unverified for everything else that is
 // wrong with it.
 func VerifyPack(e dsse.Envelope, trust keyring.Trust, now work.Time) (PackStatement, string, error) {
-	return opened[PackStatement](e, PayloadPack, keyring.Publish, trust, now)
+	return opened[PackStatement](e, PayloadPack, keyring.Publish, trust, now, nil)
 }
 
 // Authors returns who, of those whom the trust root trusts to publish, has signed a pack, each once. Statements of others, about others, or that do not hold, do not count, for good

@@ -13,10 +13,11 @@ type signed interface {
 	by() (name string, at work.Time)
 }
 
-// opened verifies an envelope by a key that is trusted for a usage, and returns the document and the id of the key.
-func opened[S signed](e dsse.Envelope, payloadType string, usage keyring.Usage, trust keyring.Trust, now work.Time) (s S, id string, err error) {
+// opened verifies an envelope by a key that is trusted for a usage, and returns the document and the id of the key. Without a batch it
+// is a document that nobody signs in batches.
+func opened[S signed](e dsse.Envelope, payloadType string, usage keyring.Usage, trust keyring.Trust, now work.Time, batch dsse.Check) (s S, id string, err error) {
 	var none S
-	raw, id, err := dsse.Verify(e, payloadType, trust.For(usage))
+	raw, id, err := dsse.VerifyMember(e, payloadType, trust.For(usage), batch)
 	if err == nil {
 		err = strict(raw, &s)
 	}

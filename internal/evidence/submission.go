@@ -56,6 +56,22 @@ func sign(ctx context.Context, s signed, payloadType string, by keyring.Signer) 
 
 func (s Submission) by() (string, work.Time) { return s.Submitter, s.IssuedAt }
 
+// SubmissionOf returns what somebody is to sign. Error: fault.Invalid for a submission that leaves something open.
+func SubmissionOf(s Submission, submitter string) ([]byte, error) {
+	s.Version, s.Submitter = JobVersion, submitter
+	if err := s.check(); err != nil {
+		return nil, err
+	}
+	return canonical.Marshal(s)
+}
+
+// SignSubmissions makes the signed documents of several submissions with one signature. Errors: those of the signer.
+func SignSubmissions(ctx context.Context, submissions [][]byte, by keyring.Signer) ([]dsse.Envelope, error) {
+	return dsse.SignBatch(PayloadJob, submissions, func(payloadType string, payload []byte) (dsse.Envelope, error) {
+		return by.Sign(ctx, payloadType, payload)
+	})
+}
+
 func (s Submission) check() error {
 	for _, d := range []struct {
 		what   string
@@ -80,10 +96,11 @@ func (s Submission) check() error {
 }
 
 // VerifySubmission verifies a signed submission and returns it with the id of the key. Whether it expired, was seen before
-// or is about the plan at hand is for the caller to compare.
+// or is about the plan at hand is for the caller to compare. It may be signed alone or in a batch; batch checks signatures of batches and
+// is dsse.Holds for who remembers none.
 //
 // Errors: fault.Untrusted for an unknown signer or a key that did not count at the claimed time, fault.Unverified for
 // everything else that is wrong with it.
-func VerifySubmission(e dsse.Envelope, trust keyring.Trust, now work.Time) (Submission, string, error) {
-	return opened[Submission](e, PayloadJob, keyring.Submit, trust, now)
+func VerifySubmission(e dsse.Envelope, trust keyring.Trust, now work.Time, batch dsse.Check) (Submission, string, error) {
+	return opened[Submission](e, PayloadJob, keyring.Submit, trust, now, batch)
 }

@@ -106,12 +106,20 @@ func TestPythonWorker(t *testing.T) {
 			code work.ReasonCode
 		}{
 			"p256": {bob, "run_p256", work.EndedWell}, "stranger": {author(t, "alice"), "run_stranger", work.EndedByDistrust},
+			"batched": {bob, "run_batched", work.EndedWell}, "misplaced": {alice, "run_misplaced", work.EndedByDistrust},
 			"replayed": {alice, "run_other", work.EndedByDistrust}, "unsigned": {nil, "", work.EndedByDistrust},
 		}
 		for name, c := range cases {
 			p := &work.Plan{Steps: []work.PlanStep{plain("a", work.RunSpec{Runner: "process", Command: []string{"true"}})}}
 			var request []byte
-			if c.by != nil {
+			switch {
+			case name == "batched" || name == "misplaced":
+				e := batched(t, c.by, c.run, p)
+				if name == "misplaced" {
+					e.Signatures[0].Batch.Proof[0][0] ^= 1
+				}
+				request = e.Encode()
+			case c.by != nil:
 				request = signed(t, c.by, c.run, p, func(s *evidence.Submission) { s.ExpiresAt = work.At(time.Now().Add(time.Hour)) })
 			}
 			id := work.RunID("run_" + name)

@@ -19,6 +19,7 @@ import (
 
 	"orrery.example/orrery/internal/access"
 	"orrery.example/orrery/internal/canonical"
+	"orrery.example/orrery/internal/dsse"
 	"orrery.example/orrery/internal/evidence"
 	"orrery.example/orrery/internal/keyring"
 	"orrery.example/orrery/internal/remote"
@@ -40,6 +41,34 @@ func author(t *testing.T, name string) *keyring.Private {
 // signed is a request for a plan.
 func signed(t *testing.T, by keyring.Signer, run work.RunID, p *work.Plan, change func(*evidence.Submission)) []byte {
 	t.Helper()
+	e, err := evidence.SignSubmission(context.Background(), submission(t, run, p, change), by)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return e.Encode()
+}
+
+// batched is such a request, signed at once with two others.
+func batched(t *testing.T, by keyring.Signer, run work.RunID, p *work.Plan) dsse.Envelope {
+	t.Helper()
+	var all [][]byte
+	for _, id := range []work.RunID{"run_first", run, "run_last"} {
+		raw, err := evidence.SubmissionOf(submission(t, id, p, nil), by.Name())
+		if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, raw)
+	}
+	out, err := evidence.SignSubmissions(context.Background(), all, by)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out[1]
+}
+
+// submission is what is signed.
+func submission(t *testing.T, run work.RunID, p *work.Plan, change func(*evidence.Submission)) evidence.Submission {
+	t.Helper()
 	p.Version, p.Pack = work.PlanVersion, work.PackRef{Name: "test", Version: "1.0.0", Digest: canonical.Digest([]byte("test"))}
 	raw, err := canonical.Marshal(p)
 	if err != nil {
@@ -56,11 +85,7 @@ func signed(t *testing.T, by keyring.Signer, run work.RunID, p *work.Plan, chang
 	if change != nil {
 		change(&s)
 	}
-	e, err := evidence.SignSubmission(context.Background(), s, by)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return e.Encode()
+	return s
 }
 
 // A server that was taken over may say what it likes: nothing is executed that the author has not signed.
@@ -124,6 +149,21 @@ func TestLyingServer(t *testing.T) {
 		}},
 		{name: "the request of another tenant", reason: work.EndedByDistrust, request: func(t *testing.T, run work.RunID, p *work.Plan) []byte {
 			return signed(t, alice, run, p, func(s *evidence.Submission) { s.Tenant = "globex" })
+		}},
+		{name: "a request of a batch", request: func(t *testing.T, run work.RunID, p *work.Plan) []byte {
+			return batched(t, alice, run, p).Encode()
+		}},
+		{name: "another request of a batch", reason: work.EndedByDistrust, request: func(t *testing.T, run work.RunID, p *work.Plan) []byte {
+			e := batched(t, alice, "run_other", p)
+			return e.Encode()
+		}},
+		{name: "a request in the place of another", reason: work.EndedByDistrust, request: func(t *testing.T, run work.RunID, p *work.Plan) []byte {
+			e := batched(t, alice, run, p)
+			e.Signatures[0].Batch.Index = 0
+			return e.Encode()
+		}},
+		{name: "a batch of an unknown signer", reason: work.EndedByDistrust, request: func(t *testing.T, run work.RunID, p *work.Plan) []byte {
+			return batched(t, mallory, run, p).Encode()
 		}},
 		{name: "no request", reason: work.EndedByDistrust, request: func(*testing.T, work.RunID, *work.Plan) []byte { return nil }},
 		{name: "an unknown signer", reason: work.EndedByDistrust, request: func(t *testing.T, run work.RunID, p *work.Plan) []byte {

@@ -113,7 +113,11 @@ func (b *bundle) open(name string, raw []byte, payloadType string, usage keyring
 	if !bytes.Equal(e.Encode(), raw) {
 		return nil, keyring.Key{}, wrong("%s is not spelled as envelopes are", name)
 	}
-	payload, id, err := dsse.Verify(e, payloadType, b.trust.For(usage))
+	var batch dsse.Check // only submissions are signed in batches
+	if payloadType == typeJob {
+		batch = dsse.Holds
+	}
+	payload, id, err := dsse.VerifyMember(e, payloadType, b.trust.For(usage), batch)
 	if err != nil {
 		return nil, keyring.Key{}, fault.Wrap(fault.Unverified, err, "%s", name)
 	}

@@ -12,6 +12,8 @@ import (
 	"orrery.example/orrery/internal/work"
 )
 
+const typeJob = "application/vnd.orrery.job+json"
+
 // submission is what a submitter signs.
 type submission struct {
 	Version      string       `json:"v"`
@@ -45,7 +47,7 @@ func (b *bundle) checkRequest() (string, error) {
 		return "", wrong("the history names another signed submission")
 	}
 	// The key's time is judged by the submitter's claim, which the history bounds: see below.
-	payload, key, err := b.open("request.dsse.json", raw, "application/vnd.orrery.job+json", keyring.Submit, b.hist.submittedAt)
+	payload, key, err := b.open("request.dsse.json", raw, typeJob, keyring.Submit, b.hist.submittedAt)
 	if err != nil {
 		return "", err
 	}

@@ -8,6 +8,8 @@ package warrant
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/binary"
 	"reflect"
 	"sync"
 	"time"
@@ -39,6 +41,40 @@ type Guard struct {
 	trust  keyring.Trust
 	loaded time.Time
 	known  map[runKey]request
+
+	batches batches
+}
+
+// batches remembers which signatures of batches hold: one signature is for many requests. Whether its key is trusted it does not say.
+type batches struct {
+	mu    sync.Mutex
+	known map[[sha256.Size]byte]bool
+}
+
+const knownBatches = 4096
+
+// holds is a dsse.Check.
+func (b *batches) holds(k dsse.Key, message, sig []byte) bool {
+	h := sha256.New()
+	for _, part := range [][]byte{[]byte(k.ID), sig, message} {
+		h.Write(binary.BigEndian.AppendUint64(nil, uint64(len(part))))
+		h.Write(part)
+	}
+	var key [sha256.Size]byte
+	h.Sum(key[:0])
+	b.mu.Lock()
+	known := b.known[key]
+	b.mu.Unlock()
+	if known || !dsse.Holds(k, message, sig) {
+		return known
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.known == nil || len(b.known) >= knownBatches {
+		b.known = map[[sha256.Size]byte]bool{}
+	}
+	b.known[key] = true
+	return true
 }
 
 type runKey struct {
@@ -134,11 +170,11 @@ func (g *Guard) request(ctx context.Context, lease *store.Grant) (request, error
 	if err != nil {
 		return request{}, fault.New(fault.Unverified, "the request of run %s: %v", lease.Run, err)
 	}
-	sub, id, err := evidence.VerifySubmission(envelope, trust, g.Now())
+	sub, id, err := evidence.VerifySubmission(envelope, trust, g.Now(), g.batches.holds)
 	if fault.CodeOf(err) == fault.Untrusted {
 		// The key may be newer than what is remembered of the trust root: a stale no must not end a step.
 		if trust, err = g.reload(); err == nil {
-			sub, id, err = evidence.VerifySubmission(envelope, trust, g.Now())
+			sub, id, err = evidence.VerifySubmission(envelope, trust, g.Now(), g.batches.holds)
 		}
 	}
 	if err != nil {

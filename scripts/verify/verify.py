@@ -125,6 +125,8 @@ def archive(raw):
 
 # Signatures
 
+JOB, BATCH = "application/vnd.orrery.job+json", "application/vnd.orrery.batch+json"
+
 
 def openssl(key, data, signature):
     """Asks openssl whether a signature holds."""
@@ -138,6 +140,28 @@ def openssl(key, data, signature):
         else:
             command = ["openssl", "dgst", "-sha256", "-verify", "key.pem", "-signature", "sig", "data"]
         return subprocess.run(command, cwd=folder, capture_output=True, check=False).returncode == 0
+
+
+def pae(kind, payload):
+    """What DSSE signs."""
+    return b"DSSEv1 %d %s %d %s" % (len(kind), kind.encode(), len(payload), payload)
+
+
+def root(leaf, proof):
+    """Follows a proof of RFC 6962 from a leaf to the root."""
+    node, index, last = hashlib.sha256(b"\0" + leaf).digest(), proof["index"], proof["size"] - 1
+    need(0 <= index <= last, "a proof is for a leaf that is not in the tree")
+    for other in (base64.b64decode(x, validate=True) for x in proof["proof"]):
+        need(last > 0 and len(other) == 32, "a proof is too long")
+        if index % 2 or index == last:
+            node = hashlib.sha256(b"\1" + other + node).digest()
+            while index % 2 == 0 and index:
+                index, last = index // 2, last // 2
+        else:
+            node = hashlib.sha256(b"\1" + node + other).digest()
+        index, last = index // 2, last // 2
+    need(last == 0, "a proof is too short")
+    return node
 
 
 def der(pem):
@@ -183,9 +207,13 @@ class Bundle:
         e = strict(self.file(name), name)
         need(e["payloadType"] == kind and len(e["signatures"]) == 1, name, "is no document of the type", kind)
         payload = base64.b64decode(e["payload"], validate=True)
-        key = self.trust.find(e["signatures"][0]["keyid"], use, at(parse(payload, name)) if callable(at) else at)
-        pae = b"DSSEv1 %d %s %d %s" % (len(kind), kind.encode(), len(payload), payload)
-        need(openssl(key, pae, base64.b64decode(e["signatures"][0]["sig"], validate=True)), "the signature of", name, "does not hold")
+        signature, signed = e["signatures"][0], pae(kind, payload)
+        key = self.trust.find(signature["keyid"], use, at(parse(payload, name)) if callable(at) else at)
+        if "batch" in signature:
+            need(kind == JOB, name, "is signed in a batch, as only requests are")
+            batch = signature["batch"]
+            signed = pae(BATCH, canonical({"root": "sha256:" + root(signed, batch).hex(), "size": batch["size"], "v": "orrery.batch/v1"}))
+        need(openssl(key, signed, base64.b64decode(signature["sig"], validate=True)), "the signature of", name, "does not hold")
         return payload, key
 
     def manifest(self):
@@ -232,7 +260,7 @@ class Bundle:
     def request(self):
         sub, name = self.submitted["data"], "request.dsse.json"
         need(digest(self.file(name)) == sub["request"], "the history names another request")
-        payload, key = self.envelope(name, "application/vnd.orrery.job+json", "submit", self.submitted["time"])
+        payload, key = self.envelope(name, JOB, "submit", self.submitted["time"])
         s = strict(payload, name)
         need(s["v"] == "orrery.job/v1" and s["submitter"] == sub["submitter"] == key["name"], "somebody else signed the request")
         need(s["tenant"] == self.m["tenant"] and s.get("run", self.m["runId"]) == self.m["runId"], "the request is for another run or tenant")
@@ -340,18 +368,9 @@ class Bundle:
         text, _, signed = self.file("audit/checkpoint").decode().partition("\n\n")
         lines = text.split("\n")
         need(len(lines) == 3 and lines[0] == proof["origin"] == "orrery.example/audit/" + self.m["tenant"], "the checkpoint is of another log")
-        need(int(lines[1]) == proof["size"] and 0 <= proof["index"] < proof["size"], "the proof is for another checkpoint")
-        node, index, last = hashlib.sha256(b"\0" + self.files["audit/leaf.json"]).digest(), proof["index"], proof["size"] - 1
-        for other in (base64.b64decode(x, validate=True) for x in proof["proof"]):
-            need(last > 0, "the proof is too long")
-            if index % 2 or index == last:
-                node = hashlib.sha256(b"\1" + other + node).digest()
-                while index % 2 == 0 and index:
-                    index, last = index // 2, last // 2
-            else:
-                node = hashlib.sha256(b"\1" + node + other).digest()
-            index, last = index // 2, last // 2
-        need(last == 0 and base64.b64encode(node).decode() == lines[2], "the proof does not lead to the head of the log")
+        need(int(lines[1]) == proof["size"], "the proof is for another checkpoint")
+        head = root(self.files["audit/leaf.json"], proof)
+        need(base64.b64encode(head).decode() == lines[2], "the proof does not lead to the head of the log")
         for line in signed.splitlines():
             dash, name, blob = line.split(" ")
             blob = base64.b64decode(blob, validate=True)

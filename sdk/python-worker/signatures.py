@@ -183,6 +183,33 @@ def now():
     return datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
+def _pae(kind, payload):
+    return b"DSSEv1 %d %s %d %s" % (len(kind), kind, len(payload), payload)
+
+
+def _batch(document, place):
+    """What was signed for a document that is one of a batch: the root of the Merkle tree (RFC 6962) over them."""
+    index, last = place["index"], place["size"] - 1
+    if type(index) is not int or type(last) is not int or not 0 <= index <= last:
+        raise ValueError("the place in the batch is none")
+    node = hashlib.sha256(b"\0" + document).digest()
+    for text in place["proof"]:
+        other = base64.b64decode(text, validate=True)
+        if last == 0 or len(other) != 32:
+            raise ValueError("the proof of the batch is too long")
+        if index & 1 or index == last:
+            node = hashlib.sha256(b"\1" + other + node).digest()
+            while not index & 1 and index:
+                index, last = index >> 1, last >> 1
+        else:
+            node = hashlib.sha256(b"\1" + node + other).digest()
+        index, last = index >> 1, last >> 1
+    if last:
+        raise ValueError("the proof of the batch is too short")
+    statement = b'{"root":"sha256:%s","size":%d,"v":"orrery.batch/v1"}' % (node.hex().encode(), place["size"])
+    return _pae(b"application/vnd.orrery.batch+json", statement)
+
+
 def check_request(raw, keys, tenant, grant, plan):
     """Raise Refused unless somebody trusted has asked for exactly this. Times compare as text: they have one form."""
     if raw is None:
@@ -195,11 +222,13 @@ def check_request(raw, keys, tenant, grant, plan):
         kind = envelope["payloadType"].encode()
         sig = base64.b64decode(signature["sig"], validate=True)
         request = json.loads(payload)
+        text = _pae(kind, payload)
+        if "batch" in signature:
+            text = _batch(text, signature["batch"])
     except (ValueError, KeyError, TypeError, AttributeError) as e:
         raise Refused("UNTRUSTED", f"the request cannot be read: {e}") from e
     if key is None:
         raise Refused("UNTRUSTED", "the request is signed by nobody whom this worker trusts")
-    text = b"DSSEv1 %d %s %d %s" % (len(kind), kind, len(payload), payload)
     if kind != b"application/vnd.orrery.job+json" or request.get("v") != "orrery.job/v1" or not _holds(key, text, sig):
         raise Refused("UNTRUSTED", "the signature of the request does not hold")
     issued, revoked = request["issuedAt"], key.get("revoked")

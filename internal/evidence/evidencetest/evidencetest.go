@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"orrery.example/orrery/internal/canonical"
+	"orrery.example/orrery/internal/dsse"
 	"orrery.example/orrery/internal/evidence"
 	"orrery.example/orrery/internal/keyring"
 	"orrery.example/orrery/internal/ledger"
@@ -61,6 +62,8 @@ type Case struct {
 	Cancel  bool // a person cancels while the gate is open
 	Signer  func(c *Case, a evidence.Answer, by *keyring.Private) json.RawMessage
 	Request func(s *evidence.Submission) // changes what alice signs
+	Batch   int                          // of how many requests hers is the last that are signed at once; one by itself when zero
+	Forge   func(e *dsse.Envelope)       // changes the signed request before it is recorded
 	Data    func(e *work.Event)          // changes an event before it is linked
 	Events  func([]work.Event) []work.Event
 	Plan    func(*work.Plan)
@@ -230,8 +233,21 @@ func (c *Case) submit(plan *work.Plan) []byte {
 	if c.Request != nil {
 		c.Request(&doc)
 	}
-	e, err := evidence.SignSubmission(context.Background(), doc, c.w.Alice)
+	payloads := make([][]byte, max(1, c.Batch))
+	for i := range payloads {
+		one := doc
+		if i < len(payloads)-1 {
+			one.Nonce = fmt.Sprintf("nonce of number %d", i)
+		}
+		payloads[i], err = evidence.SubmissionOf(one, c.w.Alice.Name())
+		must(c.t, err)
+	}
+	all, err := evidence.SignSubmissions(context.Background(), payloads, c.w.Alice)
 	must(c.t, err)
+	e := all[len(all)-1]
+	if c.Forge != nil {
+		c.Forge(&e)
+	}
 	c.emit(work.RunSubmitted, "", 0, work.SubmittedData{
 		Name: "amber-heron", PlanHash: c.hash, Pack: plan.Pack, Submitter: "alice", SubmitterKey: c.w.Alice.KeyID(), Note: "release day",
 		RunToken: "token-1", ReplayToken: "r", InputsHash: inputs, Request: canonical.Digest(e.Encode()),
