@@ -3,14 +3,12 @@ package api
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"io"
 	"net/http"
 	"net/url"
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"pgregory.net/rapid"
 
@@ -360,8 +358,7 @@ func (g guesser) send(r *rig, path, method string, op operation, token string) {
 			body = strings.NewReader(string(raw))
 		}
 	}
-	// Some operations wait for work or for the end of a run: nobody needs to see that here.
-	ctx, stop := context.WithTimeout(context.Background(), 400*time.Millisecond)
+	ctx, stop := context.WithTimeout(context.Background(), patience)
 	defer stop()
 	req, err := http.NewRequestWithContext(ctx, method, r.url+path+"?"+q.Encode(), body)
 	if err != nil {
@@ -371,17 +368,17 @@ func (g guesser) send(r *rig, path, method string, op operation, token string) {
 	req.Header.Set("Authorization", "Bearer "+token)
 	resp, err := http.DefaultClient.Do(req)
 	if err != nil {
-		if errors.Is(err, context.DeadlineExceeded) {
-			return
-		}
 		g.Fatalf("%s %s: %v", method, path, err)
 	}
 	defer resp.Body.Close()
-	raw, _ := io.ReadAll(io.LimitReader(resp.Body, 1<<20)) // of a stream the rest is left
-	if resp.StatusCode >= 500 {
-		g.Fatalf("%s %s: %d %s", method, path, resp.StatusCode, raw)
+	if resp.StatusCode < 400 {
+		return // what was asked for, or a stream of it
 	}
-	if resp.StatusCode < 400 || method == "HEAD" {
+	raw, err := io.ReadAll(io.LimitReader(resp.Body, 1<<20))
+	if err != nil || resp.StatusCode >= 500 {
+		g.Fatalf("%s %s: %d %s (%v)", method, path, resp.StatusCode, raw, err)
+	}
+	if method == "HEAD" {
 		return
 	}
 	var e struct {

@@ -233,7 +233,7 @@ func (s *site) survive() {
 	var runs sync.Map
 	var load sync.WaitGroup
 	enough := make(chan struct{})
-	for w := range 2 {
+	for w := range 4 {
 		load.Go(func() {
 			for n := 0; ; n++ {
 				select {
@@ -246,6 +246,7 @@ func (s *site) survive() {
 					reply, err := client.Submit(ctx, api.SubmitRequest{PackSource: api.PackSource{Manifest: busy}, RunToken: token}, nil)
 					if err == nil {
 						runs.Store(reply.RunID, true)
+						_, _ = client.Wait(ctx, reply.RunID) // the next one when it has ended, in whatever way: that is looked at below
 						break
 					}
 					if c := orrery.Code(err); ctx.Err() != nil || c != "UNAVAILABLE" && c != "EXHAUSTED" && !strings.Contains(err.Error(), "still under way") {
