@@ -107,6 +107,21 @@ type WorkerReport struct {
 	Usage       *WorkerUsage     `json:"usage,omitempty"`
 	CacheKey    string           `json:"cacheKey,omitempty"`
 	CachedFrom  *WorkerOrigin    `json:"cachedFrom,omitempty"`
+	Signed      *WorkerSignature `json:"signed,omitempty"` // by a worker with a certificate
+}
+
+// WorkerSignature is a worker's signature of what it reports, alone or together with other results.
+type WorkerSignature struct {
+	Certificate []byte       `json:"certificate"`     // X.509, DER, base64
+	Sig         []byte       `json:"sig"`             // base64
+	Batch       *WorkerBatch `json:"batch,omitempty"` // when several were signed at once
+}
+
+// WorkerBatch is the place of a result among those that one signature is for.
+type WorkerBatch struct {
+	Index int64    `json:"index"` // from 0
+	Size  int64    `json:"size"`
+	Proof [][]byte `json:"proof"` // nodes of SHA-256 beside the way to the root, from the leaf on, each in base64
 }
 
 // WorkerReason is why an attempt ended: a code, and a sentence without secrets.

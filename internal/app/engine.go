@@ -33,7 +33,7 @@ func (f *Folder) Start(ctx context.Context) (wait func() error, err error) {
 	if err != nil {
 		return nil, err
 	}
-	w, err := f.worker(ctx, f.Tenant, filepath.Join(f.Dir, "work"), guard.Check)
+	w, err := f.worker(ctx, f.Tenant, filepath.Join(f.Dir, "work"), func(context.Context, work.Tenant) (keyring.Ring, error) { return f.Keys, nil }, guard.Check)
 	if err != nil {
 		return nil, err
 	}
@@ -58,7 +58,7 @@ func (f *Folder) newGuard(keys keyring.Ring) (*warrant.Guard, error) {
 }
 
 // worker makes the worker of this process for a tenant, or for all, with an empty folder for its workspaces.
-func (f *Folder) worker(ctx context.Context, tenant work.Tenant, spaces string, admit func(context.Context, *store.Grant, *engine.Graph) error) (*worker.Worker, error) {
+func (f *Folder) worker(ctx context.Context, tenant work.Tenant, spaces string, rings ringOf, admit func(context.Context, *store.Grant, *engine.Graph) error) (*worker.Worker, error) {
 	driver, err := f.Driver()
 	if err != nil {
 		return nil, err
@@ -86,7 +86,7 @@ func (f *Folder) worker(ctx context.Context, tenant work.Tenant, spaces string, 
 	return worker.New(worker.Config{
 		Name: name, Tenant: tenant, Slots: slots, Dir: spaces, Local: !f.Shared(), Sandbox: driver, Tier: int(sandbox.T3),
 		Inside: insideOf(ctx, driver), Secret: f.Telemetry.secret(secret), Path: path, Wake: f.Store.Watch(ctx), Now: Now, Log: f.Log,
-		Admit: admit, Observe: f.Telemetry.attempts(name),
+		Admit: admit, Observe: f.Telemetry.attempts(name), Sign: signer(rings),
 	}, f.Telemetry.source(f.Store, slots), f.Limited), nil
 }
 

@@ -136,6 +136,9 @@ func (f *Folder) ready(ctx context.Context) error {
 	if f.Attest, err = f.attestor(f.Keys); err != nil {
 		return err
 	}
+	if _, err = own(f.Keys, WorkerName, keyring.ECDSAP256, keyring.Worker); err != nil {
+		return err // it is made early, so that whoever takes a copy of the trust root has it
+	}
 	secret := f.Telemetry.secret(f.secrets.resolve)
 	token := func(ref string) ([]byte, error) { return secret(f.Tenant, ref) }
 	if f.policies, err = policy.New(f.Store, f.Engines, token, f.Log); err != nil {
@@ -164,6 +167,8 @@ func (f *Folder) attestor(keys keyring.Ring) (*attest.Service, error) {
 const (
 	AttestorName = "attestor"
 	LogName      = "ledger"
+	WorkerName   = "worker"    // signs what steps of this process report
+	IssuerName   = "authority" // signs the certificates of workers, and is trusted only
 )
 
 func own(keys keyring.Ring, name string, a keyring.Algorithm, u keyring.Usage) (*keyring.Private, error) {

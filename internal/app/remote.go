@@ -121,7 +121,7 @@ func newRemoteWorker(life context.Context, o WorkerOptions) (*worker.Worker, *re
 	}
 	return worker.New(worker.Config{
 		Name: o.Name, Tenant: o.Tenant, Slots: o.Slots, Dir: spaces, Sandbox: driver, Labels: o.Labels, Tier: tier,
-		Inside: insideOf(life, driver), Secret: o.Telemetry.secret((&secrets{}).resolve), Path: o.StepPath, Wake: source.Wake(), Now: Now, Log: o.Log, Admit: guard.Check,
+		Inside: insideOf(life, driver), Secret: o.Telemetry.secret((&secrets{}).resolve), Path: o.StepPath, Wake: source.Wake(), Now: Now, Log: o.Log, Admit: guard.Check, Sign: client.SignResults,
 		Observe: o.Telemetry.attempts(o.Name),
 	}, o.Telemetry.source(source, o.Slots), client.Blobs(cache, spool)), source, nil
 }

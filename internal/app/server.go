@@ -137,6 +137,9 @@ func (s *Server) prepare(ctx context.Context) error {
 	if s.authority, err = authority.Open(ctx, authority.Config{Records: s.Store, Encrypter: s.encrypter, Now: Now}); err != nil {
 		return err
 	}
+	if err := s.signers(s.Keys); err != nil {
+		return err
+	}
 	if s.federated, err = oidc.New(s.opts.Providers, Now, s.Log); err != nil {
 		return err
 	}
@@ -247,6 +250,9 @@ func (s *Server) space(ctx context.Context, tenant work.Tenant) (*rest.Space, er
 	keys := s.ring(tenant)
 	sealer, err := s.attestor(keys)
 	if err != nil {
+		return nil, err
+	}
+	if err := s.signers(keys); err != nil {
 		return nil, err
 	}
 	sp := &rest.Space{Keys: keys, Attest: sealer, Retention: s.retention(sealer), Collect: s.collection, Control: &control.Service{Store: s.Store, Nonces: s.Store, Blobs: s.Limited, Flows: s.Store, Trust: keys.Trust, Now: Now, Admit: s.admit(keys)}}
@@ -408,7 +414,7 @@ func (s *Server) serveTenant(tenant work.Tenant, sp *rest.Space) error {
 func (s *Server) steps(ctx context.Context) error {
 	mine := *s.Folder
 	mine.Secret = s.secret
-	w, err := mine.worker(ctx, store.Installation, filepath.Join(s.Dir, "work"), s.guard)
+	w, err := mine.worker(ctx, store.Installation, filepath.Join(s.Dir, "work"), s.keysOf, s.guard)
 	if err != nil {
 		return err
 	}

@@ -14,9 +14,12 @@ import (
 	"sync"
 	"time"
 
+	"orrery.example/orrery/internal/dsse"
+	"orrery.example/orrery/internal/evidence"
 	"orrery.example/orrery/internal/fault"
 	"orrery.example/orrery/internal/keyring"
 	"orrery.example/orrery/internal/remote"
+	"orrery.example/orrery/internal/work"
 )
 
 // trust says whose keys count for a worker: those of a keyring file, which is read again and again; those of a signed trust root and the
@@ -132,4 +135,67 @@ func (r *roots) advance() error {
 			r.log.Info("a newer trust root", "number", next.Number, "ends", next.ExpiresAt.String())
 		}
 	}
+}
+
+// ringOf finds the keys of a tenant.
+type ringOf func(ctx context.Context, tenant work.Tenant) (keyring.Ring, error)
+
+// signer signs what a worker of this process reports: for each tenant with the key that the tenant's ring has for that. It is called by one
+// goroutine at a time.
+func signer(rings ringOf) func(context.Context, []evidence.Result) error {
+	keys := map[work.Tenant]*keyring.Private{}
+	return func(ctx context.Context, results []evidence.Result) error {
+		var tenants []work.Tenant
+		of := map[work.Tenant][]evidence.Result{}
+		for _, r := range results {
+			if of[r.Tenant] == nil {
+				tenants = append(tenants, r.Tenant)
+			}
+			of[r.Tenant] = append(of[r.Tenant], r)
+		}
+		for _, t := range tenants {
+			key := keys[t]
+			if key == nil {
+				ring, err := rings(ctx, t)
+				if err != nil {
+					return err
+				}
+				if key, err = own(ring, WorkerName, keyring.ECDSAP256, keyring.Worker); err != nil {
+					return err
+				}
+				keys[t] = key
+			}
+			err := evidence.SignResults(of[t], nil, func(payloadType string, payload []byte) (dsse.Envelope, error) {
+				return key.Sign(ctx, payloadType, payload)
+			})
+			if err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+}
+
+// signers lets a tenant trust those who sign results: the worker of this process, and workers with certificates of the authority.
+func (s *Server) signers(keys keyring.Ring) error {
+	if s.opts.Work {
+		if _, err := own(keys, WorkerName, keyring.ECDSAP256, keyring.Worker); err != nil {
+			return err
+		}
+	}
+	root := s.authority.Root()
+	issuer, err := keyring.NewKey(IssuerName, root.PublicKey, []keyring.Usage{keyring.Worker}, work.At(root.NotBefore))
+	if err != nil {
+		return err
+	}
+	_, err = keys.Import(IssuerName, []byte(issuer.Public), issuer.Usage, issuer.NotBefore)
+	return err
+}
+
+func (s *Server) keysOf(ctx context.Context, tenant work.Tenant) (keyring.Ring, error) {
+	sp, err := s.space(ctx, tenant)
+	if err != nil {
+		return nil, err
+	}
+	return sp.Keys, nil
 }

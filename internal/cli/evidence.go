@@ -90,7 +90,10 @@ func (c *cli) export(ctx context.Context, name string) ([]byte, work.Run, error)
 }
 
 func (c *cli) verifyCommand() *cobra.Command {
-	var trustFile, run, tenant, planHash string
+	var (
+		trustFile, run, tenant, planHash string
+		signed                           bool
+	)
 	cmd := &cobra.Command{
 		Use:   "verify FILE|RUN",
 		Short: "Check the evidence of a run, offline",
@@ -115,7 +118,7 @@ func (c *cli) verifyCommand() *cobra.Command {
 			if run == "" && asked != nil {
 				run = string(asked.ID)
 			}
-			o := verify.Options{Run: work.RunID(run), PlanHash: work.Digest(planHash), Now: app.Now()}
+			o := verify.Options{Run: work.RunID(run), PlanHash: work.Digest(planHash), Now: app.Now(), SignedResults: signed}
 			if cmd.Flags().Changed("expect-tenant") {
 				o.Tenant = work.Tenant(tenant)
 			}
@@ -131,6 +134,7 @@ func (c *cli) verifyCommand() *cobra.Command {
 	f.StringVar(&run, "expect-run", "", "the evidence must be of this run id")
 	f.StringVar(&tenant, "expect-tenant", "", "the evidence must be of this tenant")
 	f.StringVar(&planHash, "expect-plan", "", "the evidence must be of this plan hash")
+	f.BoolVar(&signed, "signed-results", false, "every result must be signed by the worker that reported it")
 	return cmd
 }
 

@@ -43,6 +43,8 @@ type Client struct {
 	base *url.URL
 	http atomic.Pointer[http.Client]
 	gate gate
+
+	signs identity // of SignResults
 }
 
 // New returns a client. Error: fault.Invalid for an address that is none, or that would send a token in the clear to another machine.

@@ -23,6 +23,8 @@ type Options struct {
 	PlanHash work.Digest // "" for any
 	Now      work.Time   // when the question is asked; zero means: at the end of the run
 	MaxBytes int64       // of the bundle; zero means DefaultMaxBytes
+
+	SignedResults bool // a result that its worker has not signed is missing something
 }
 
 // DefaultMaxBytes bounds a bundle. All but the bytes of outputs is held in memory.
@@ -74,6 +76,7 @@ func Bundle(r io.Reader, trust keyring.Trust, opts Options) *Report {
 		{"approvals", b.checkApprovals},
 		{"policy", b.checkPolicies},
 		{"attempts", b.checkAttempts},
+		{"results", b.checkResults},
 		{"inputs and outputs", b.checkValues},
 		{"attestation of the run", b.checkRunAttestation},
 		{"attestation of the pack run", b.checkPackRun},

@@ -32,6 +32,12 @@ func Report(c *store.ReportCommand) api.WorkerReport {
 	if r.CachedFrom != nil {
 		out.CachedFrom = origin(*r.CachedFrom)
 	}
+	if s := r.Signed; s != nil {
+		out.Signed = &api.WorkerSignature{Certificate: s.Certificate, Sig: s.Sig}
+		if s.Batch != nil {
+			out.Signed.Batch = &api.WorkerBatch{Index: s.Batch.Index, Size: s.Batch.Size, Proof: s.Batch.Proof}
+		}
+	}
 	return out
 }
 
@@ -51,6 +57,12 @@ func FromReport(worker string, r *api.WorkerReport) (store.ReportCommand, error)
 	}
 	if r.CachedFrom != nil {
 		out.Report.CachedFrom = &work.CacheOrigin{Run: work.RunID(r.CachedFrom.Run), Step: work.StepID(r.CachedFrom.Step), Attempt: r.CachedFrom.Attempt}
+	}
+	if s := r.Signed; s != nil {
+		out.Report.Signed = &work.ResultSignature{Certificate: s.Certificate, Sig: s.Sig}
+		if s.Batch != nil {
+			out.Report.Signed.Batch = &work.ResultBatch{Index: s.Batch.Index, Size: s.Batch.Size, Proof: s.Batch.Proof}
+		}
 	}
 	in.ending(&out.Report)
 	return out, in.err

@@ -106,23 +106,41 @@ type AckedData struct {
 
 // ReportedData is how an attempt ended, as its worker saw it.
 type ReportedData struct {
-	Token       Token           `json:"token"`
-	Worker      string          `json:"worker"`
-	State       State           `json:"state"` // succeeded, failed, timed-out, cancelled
-	Reason      Reason          `json:"reason"`
-	Class       string          `json:"class,omitempty"` // error class, for retry rules
-	ExitCode    int             `json:"exitCode"`
-	StartedAt   Time            `json:"startedAt"`
-	EndedAt     Time            `json:"endedAt"`
-	Rendered    Digest          `json:"rendered,omitempty"` // of the command, environment names and files that ran
-	Outputs     json.RawMessage `json:"outputs,omitempty"`
-	Artifacts   []Artifact      `json:"artifacts,omitempty"`
-	Transcript  Transcript      `json:"transcript"`
-	Protections json.RawMessage `json:"protections,omitempty"` // sandbox.Protections
-	Egress      json.RawMessage `json:"egress,omitempty"`      // list of sandbox.EgressRecord
-	Usage       *Usage          `json:"usage,omitempty"`
-	CacheKey    Digest          `json:"cacheKey,omitempty"`
-	CachedFrom  *CacheOrigin    `json:"cachedFrom,omitempty"`
+	Token       Token            `json:"token"`
+	Worker      string           `json:"worker"`
+	State       State            `json:"state"` // succeeded, failed, timed-out, cancelled
+	Reason      Reason           `json:"reason"`
+	Class       string           `json:"class,omitempty"` // error class, for retry rules
+	ExitCode    int              `json:"exitCode"`
+	StartedAt   Time             `json:"startedAt"`
+	EndedAt     Time             `json:"endedAt"`
+	Rendered    Digest           `json:"rendered,omitempty"` // of the command, environment names and files that ran
+	Outputs     json.RawMessage  `json:"outputs,omitempty"`
+	Artifacts   []Artifact       `json:"artifacts,omitempty"`
+	Transcript  Transcript       `json:"transcript"`
+	Protections json.RawMessage  `json:"protections,omitempty"` // sandbox.Protections
+	Egress      json.RawMessage  `json:"egress,omitempty"`      // list of sandbox.EgressRecord
+	Usage       *Usage           `json:"usage,omitempty"`
+	CacheKey    Digest           `json:"cacheKey,omitempty"`
+	CachedFrom  *CacheOrigin     `json:"cachedFrom,omitempty"`
+	Signed      *ResultSignature `json:"signed,omitempty"` // nil for a worker without a key
+}
+
+// ResultSignature is a worker's signature of what it reports, alone or together with other results. Who signs shows either by the id of a
+// key or by a certificate.
+type ResultSignature struct {
+	Key         string       `json:"key,omitempty"`
+	Certificate []byte       `json:"certificate,omitempty"` // X.509, DER
+	Sig         []byte       `json:"sig"`
+	Batch       *ResultBatch `json:"batch,omitempty"` // nil for a result that was signed alone
+}
+
+// ResultBatch is the place of a result among those that one signature is for: its number from 0, of how many, and the nodes of SHA-256 beside
+// the way from it to the root, from the leaf on.
+type ResultBatch struct {
+	Index int64    `json:"index"`
+	Size  int64    `json:"size"`
+	Proof [][]byte `json:"proof"`
 }
 
 // Transcript binds the log of one attempt: Digest is SHA-256 over the kept text of its lines in order, each followed by a newline.

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"orrery.example/orrery/internal/engine"
+	"orrery.example/orrery/internal/evidence"
 	"orrery.example/orrery/internal/fault"
 	"orrery.example/orrery/internal/sandbox"
 	"orrery.example/orrery/internal/store"
@@ -61,6 +62,9 @@ type Config struct {
 	// Observe hears of the begin of an attempt that is more than a word. It returns the W3C traceparent that the step is told, and what is
 	// called with the report when the attempt has ended. Nil hands on the trace of the lease.
 	Observe func(lease *store.Grant) (traceparent string, through func(*work.ReportedData))
+
+	// Sign signs the reports that are not signed yet; nil for a worker without a key.
+	Sign func(ctx context.Context, reports []evidence.Result) error
 
 	Wake <-chan struct{} // hints that there may be work; nil means polling only
 	Now  func() work.Time
@@ -302,6 +306,11 @@ func (l *loop) exchange(ctx context.Context) {
 	if free == 0 && len(l.reports) == 0 {
 		return
 	}
+	if err := w.sign(ctx, l.reports); err != nil {
+		w.Log.Error("reports cannot be signed, and wait", "error", err)
+		l.hungry, l.more = false, false
+		return
+	}
 	req := store.ExchangeRequest{
 		Session: w.session, Tenant: w.Tenant, Reports: l.reports, Runners: Runners(), Labels: w.Labels, MinTier: w.Tier, Max: free,
 	}
@@ -335,6 +344,19 @@ func (l *loop) exchange(ctx context.Context) {
 	for i := range reply.Grants {
 		l.start(ctx, &reply.Grants[i])
 	}
+}
+
+// sign puts the signature of this worker under reports, once for all of them.
+func (w *Worker) sign(ctx context.Context, reports []store.ReportCommand) error {
+	if w.Sign == nil || len(reports) == 0 {
+		return nil
+	}
+	results := make([]evidence.Result, len(reports))
+	for i := range reports {
+		c := &reports[i]
+		results[i] = evidence.Result{Tenant: c.Tenant, Run: c.Run, Step: c.Step, Report: &c.Report}
+	}
+	return w.Sign(ctx, results)
 }
 
 func (l *loop) start(ctx context.Context, g *store.Grant) {

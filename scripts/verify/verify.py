@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Checks an evidence bundle with nothing of Orrery: Python's standard library and the openssl command.
 
-    verify.py BUNDLE.tar TRUST.json [--run RUN] [--tenant TENANT] [--plan PLANHASH]
+    verify.py BUNDLE.tar TRUST.json [--run RUN] [--tenant TENANT] [--plan PLANHASH] [--signed-results]
 
 It is written from docs/reference/evidence.md alone, to show that the page is enough. TRUST.json is the keyring of the producer, got over a way
 that you trust (orrery keys trust-root); the copy in the bundle is never asked.
@@ -10,7 +10,7 @@ It checks the form of the archive, every digest, every signature with the use an
 history, what people signed against what the history says of it, transcripts, outputs, what the attestations say, and the way from the run
 to the signed head of the log. It does not follow the history by the rules of the plan: "orrery verify" and "orrery replay" do.
 
-Exit codes: 0 VALID, 9 INVALID, 11 UNTRUSTED, 2 for wrong use.
+Exit codes: 0 VALID, 9 INVALID, 10 INCOMPLETE, 11 UNTRUSTED, 2 for wrong use.
 """
 
 import argparse
@@ -34,6 +34,10 @@ class Invalid(Exception):
 
 class Untrusted(Exception):
     """It holds, but the signer is nobody whom the trust root knows for this."""
+
+
+class Incomplete(Exception):
+    """Something is missing that was asked for."""
 
 
 def need(holds, *why):
@@ -169,6 +173,57 @@ def der(pem):
     return base64.b64decode(body, validate=True)
 
 
+def parts(data):
+    """Takes the values of DER apart that stand one after another: their tags, contents, and whole bytes."""
+    out, at = [], 0
+    while at < len(data):
+        need(at + 2 <= len(data), "a certificate is cut off")
+        size, begin = data[at + 1], at + 2
+        if size & 128:
+            begin += size & 127
+            size = int.from_bytes(data[at + 2 : begin], "big")
+        need(begin + size <= len(data), "a certificate is cut off")
+        out.append((data[at], data[begin : begin + size], data[at : begin + size]))
+        at = begin + size
+    return out
+
+
+def moment(tag, text):
+    """Spells a time of a certificate as times are spelled here."""
+    text = text.decode()
+    if tag == 0x17:
+        text = ("19" if text >= "50" else "20") + text
+    return f"{text[:4]}-{text[4:6]}-{text[6:8]}T{text[8:10]}:{text[10:12]}:{text[12:14]}.000000Z"
+
+
+class Certificate:
+    """An X.509 certificate: what was signed and how, the key, the time, the names."""
+
+    KINDS = {bytes.fromhex("2a8648ce3d040302"): "ecdsa-p256", bytes.fromhex("2b6570"): "ed25519"}
+
+    def __init__(self, raw):
+        whole = parts(raw)
+        need(len(whole) == 1, "a certificate has something after it")
+        body, kind, signature = parts(whole[0][1])
+        self.signed, self.signature = body[2], signature[1][1:]
+        self.kind = self.KINDS.get(parts(kind[1])[0][1])
+        fields = parts(body[1])
+        fields = fields[1:] if fields[0][0] == 0xA0 else fields
+        self.begins, self.ends = (moment(tag, text) for tag, text, _ in parts(fields[3][1]))
+        key = fields[5][2]
+        pem = base64.encodebytes(key).decode()
+        kind = "ed25519" if bytes.fromhex("06032b6570") in key[:16] else "ecdsa-p256"
+        self.key = {"algorithm": kind, "public": f"-----BEGIN PUBLIC KEY-----\n{pem}-----END PUBLIC KEY-----\n"}
+        self.names, self.authority = [], False
+        for extension in (x for f in fields[6:] if f[0] == 0xA3 for x in parts(parts(f[1])[0][1])):
+            pieces = parts(extension[1])
+            inner = parts(parts(pieces[-1][1])[0][1]) if pieces[0][1] in (b"\x55\x1d\x11", b"\x55\x1d\x13") else []
+            if pieces[0][1] == b"\x55\x1d\x11":
+                self.names = [text.decode() for tag, text, _ in inner if tag == 0x86]
+            elif inner and inner[0][0] == 1:
+                self.authority = inner[0][1] != b"\0"
+
+
 class Trust:
     """The keys that somebody trusts, each for its uses and its time."""
 
@@ -195,8 +250,8 @@ class Trust:
 class Bundle:
     """One bundle, checked part by part. What a check needs was checked before."""
 
-    def __init__(self, files, trust):
-        self.files, self.trust = files, trust
+    def __init__(self, files, trust, all_signed=False):
+        self.files, self.trust, self.all_signed = files, trust, all_signed
 
     def file(self, name):
         need(name in self.files, "there is no", name)
@@ -318,6 +373,44 @@ class Bundle:
                 reported += 1
         return f"{reported} attempts"
 
+    def results(self):
+        signed, bare = 0, 0
+        for e in self.events:
+            if e["type"] != "step.reported":
+                continue
+            if "signed" not in e["data"]:
+                bare += 1
+                continue
+            report = {k: v for k, v in e["data"].items() if k != "signed"} | {"worker": ""}
+            word = {"v": "orrery.result/v1", "tenant": self.m["tenant"], "run": self.m["runId"], "step": e["step"], "report": digest(canonical(report))}
+            text, by = pae("application/vnd.orrery.result+json", canonical(word)), e["data"]["signed"]
+            if "batch" in by:
+                text = pae(BATCH, canonical({"root": "sha256:" + root(text, by["batch"]).hex(), "size": by["batch"]["size"], "v": "orrery.batch/v1"}))
+            key = self.worker(e, by)
+            need(openssl(key, text, base64.b64decode(by["sig"], validate=True)), "the result of attempt", e["attempt"], "of", e["step"], "is not the one that its worker signed")
+            signed += 1
+        if bare and self.all_signed:
+            raise Incomplete(f"{bare} results are not signed by their workers")
+        return f"{signed} signed by their workers, {bare} not"
+
+    def worker(self, e, by):
+        """Returns the key of who signed a result: one of the trust root, or one that an authority of the trust root has certified."""
+        d = e["data"]
+        if "certificate" not in by:
+            return self.trust.find(by["key"], "worker", d["endedAt"])
+        need("key" not in by, "a result names a key and a certificate")
+        c = Certificate(base64.b64decode(by["certificate"], validate=True))
+        issuers = [k for k in self.trust.keys.values() if "worker" in k["usage"] and k["algorithm"] == c.kind and openssl(k, c.signed, c.signature)]
+        if not issuers:
+            raise Untrusted("no authority in the trust root has signed the certificate of a worker")
+        need(len(c.names) == 1 and not c.authority, "a certificate names no worker")
+        at = re.fullmatch(r"spiffe://[^/]+/tenant/([^/]+)/worker/[^/]*/[^/]*", c.names[0])
+        need(at and at[1] == self.m["tenant"], c.names[0], "is no worker of the tenant")
+        need(d["worker"] == c.names[0] or d["worker"].startswith(c.names[0] + "/"), "the certificate is not that of", d["worker"])
+        need(d["endedAt"] <= c.ends and c.begins <= e["time"], "the certificate of", c.names[0], "did not last at that time")
+        self.trust.find(issuers[0]["id"], "worker", d["endedAt"])
+        return c.key
+
     def outputs(self):
         doc = strict(self.file("outputs.json"), "outputs.json")
         left = {(e["step"], a["name"], a["path"], a["digest"], a["size"]) for e in self.events for a in (e.get("data") or {}).get("artifacts") or [] if e.get("step")}
@@ -395,18 +488,22 @@ def main():
     args.add_argument("trust", type=Path)
     for expected in ("run", "tenant", "plan"):
         args.add_argument("--" + expected)
+    args.add_argument("--signed-results", action="store_true", help="every result must be signed by its worker")
     given = args.parse_args()
     verdict, code = "VALID", 0
     try:
         with given.bundle.open("rb") as f:
             raw = f.read(LIMIT)
-        b = Bundle(archive(raw), Trust(given.trust.read_bytes()))
-        for check in (b.manifest, b.history, b.plan, b.signatures, b.request, b.people, b.rules, b.transcripts, b.outputs, b.attestations, b.ledger):
+        b = Bundle(archive(raw), Trust(given.trust.read_bytes()), given.signed_results)
+        for check in (b.manifest, b.history, b.plan, b.signatures, b.request, b.people, b.rules, b.transcripts, b.results, b.outputs, b.attestations, b.ledger):
             try:
                 print(f"ok         {check.__name__:13} {check()}")
             except Untrusted as e:
                 print(f"untrusted  {check.__name__:13} {e}")
                 verdict, code = "UNTRUSTED", 11
+            except Incomplete as e:
+                print(f"missing    {check.__name__:13} {e}")
+                verdict, code = ("INCOMPLETE", 10) if code == 0 else (verdict, code)
         for name, want, have in (("run", given.run, b.m["runId"]), ("tenant", given.tenant, b.m["tenant"]), ("plan", given.plan, b.m["planHash"])):
             need(want in (None, have), f"this is the evidence of {name} {have}, not {want}")
     except (Invalid, KeyError, IndexError, TypeError, AttributeError, ValueError, binascii.Error) as e:

@@ -24,8 +24,8 @@ const Start = work.Time(1_767_323_045_000_000)
 
 // World is everybody's keys, and who trusts them.
 type World struct {
-	Alice, Bob, Carol, Attestor, Log *keyring.Private
-	Trust                            keyring.Trust
+	Alice, Bob, Carol, Attestor, Log, Worker *keyring.Private
+	Trust                                    keyring.Trust
 }
 
 // NewWorld makes fresh keys: alice submits and approves, bob and carol approve.
@@ -43,6 +43,7 @@ func NewWorld(t testing.TB) *World {
 		{&w.Carol, "carol", keyring.Ed25519, []keyring.Usage{keyring.Approve}},
 		{&w.Attestor, "attestor", keyring.ECDSAP256, []keyring.Usage{keyring.Attest}},
 		{&w.Log, "log", keyring.Ed25519, []keyring.Usage{keyring.Log}},
+		{&w.Worker, "worker", keyring.ECDSAP256, []keyring.Usage{keyring.Worker}},
 	} {
 		p, err := keyring.Generate(k.name, k.a, k.usage, Start-1_000_000)
 		must(t, err)
@@ -67,6 +68,8 @@ type Case struct {
 	Data    func(e *work.Event)          // changes an event before it is linked
 	Events  func([]work.Event) []work.Event
 	Plan    func(*work.Plan)
+	Sign    func([]evidence.Result) error // what its worker does with the reports
+	Worker  string                        // "w1" when empty
 
 	t     testing.TB
 	w     *World
@@ -133,6 +136,9 @@ func (w *World) Record(t testing.TB, c Case) *evidence.Record {
 	if c.Run == "" {
 		c.Run = "run_01jbx2m8q3t4v5w6x7y8z9a0bc"
 	}
+	if c.Worker == "" {
+		c.Worker = "w1"
+	}
 	if c.Items == 0 {
 		c.Items = 2
 	}
@@ -145,6 +151,7 @@ func (w *World) Record(t testing.TB, c Case) *evidence.Record {
 	c.hash = hash
 	request := c.submit(&plan)
 	c.body()
+	c.sign()
 	r := &evidence.Record{Plan: raw, Request: request, Trust: w.Trust}
 	r.Events = c.link()
 	last := r.Events[len(r.Events)-1]
@@ -223,6 +230,28 @@ func (c *Case) emit(kind work.EventType, step work.StepID, attempt int, data any
 	c.out = append(c.out, e)
 }
 
+// sign lets the worker sign every report, all at once.
+func (c *Case) sign() {
+	if c.Sign == nil {
+		return
+	}
+	var results []evidence.Result
+	var at []int
+	for i := range c.out {
+		if e := &c.out[i]; e.Type == work.StepReported {
+			d := &work.ReportedData{}
+			must(c.t, json.Unmarshal(e.Data, d))
+			results, at = append(results, evidence.Result{Tenant: e.Tenant, Run: e.Run, Step: e.Step, Report: d}), append(at, i)
+		}
+	}
+	must(c.t, c.Sign(results))
+	for i, r := range results {
+		raw, err := canonical.Marshal(r.Report)
+		must(c.t, err)
+		c.out[at[i]].Data = raw
+	}
+}
+
 func (c *Case) submit(plan *work.Plan) []byte {
 	inputs, err := evidence.InputsDigest(plan.Inputs)
 	must(c.t, err)
@@ -259,7 +288,7 @@ func (c *Case) submit(plan *work.Plan) []byte {
 func (c *Case) attempt(step work.StepID, n int, state work.State, outputs string, artifacts []work.Artifact) work.EndedData {
 	token := work.Token{Incarnation: 1, Epoch: int64(2 * n)}
 	c.emit(work.StepQueued, step, n, work.QueuedData{Attempt: n, Queue: &work.QueueEntry{At: c.now, Runner: "process"}})
-	c.emit(work.StepClaimed, step, n, work.ClaimedData{Token: token, Session: "s1", Worker: "w1", Bindings: digest(n)})
+	c.emit(work.StepClaimed, step, n, work.ClaimedData{Token: token, Session: "s1", Worker: c.Worker, Bindings: digest(n)})
 	c.emit(work.StepAcked, step, n, work.AckedData{Token: token})
 	sum := sha256.New()
 	for i := range 2 {
@@ -271,7 +300,7 @@ func (c *Case) attempt(step work.StepID, n int, state work.State, outputs string
 		sum.Write([]byte(line.Message + "\n"))
 	}
 	d := work.ReportedData{
-		Token: token, Worker: "w1", State: state, Reason: work.Reason{Code: work.EndedWell}, StartedAt: c.now, EndedAt: c.now + 1000,
+		Token: token, Worker: c.Worker, State: state, Reason: work.Reason{Code: work.EndedWell}, StartedAt: c.now, EndedAt: c.now + 1000,
 		Rendered: digest(7), Outputs: json.RawMessage(outputs), Artifacts: artifacts,
 		Transcript:  work.Transcript{Lines: 2, Digest: work.Digest("sha256:" + hex.EncodeToString(sum.Sum(nil)))},
 		Protections: json.RawMessage(`{"label":"t2","layers":{"landlock":"abi 7"},"tier":2}`),

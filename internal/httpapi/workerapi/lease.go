@@ -63,9 +63,13 @@ func (s *service) trade(w http.ResponseWriter, r *http.Request, c *httpapi.Call,
 		Resync: in.Resync, Holding: wire.FromLeases(t, in.Holding),
 	}
 	out := api.WorkerExchanged{Results: make([]api.WorkerResult, len(in.Reports))}
+	signed := signatures{authority: s.Authority}
 	at := make([]int, 0, len(in.Reports)) // which report a command of the request is
 	for i := range in.Reports {
 		cmd, err := wire.FromReport(name(c, in.Worker), &in.Reports[i])
+		if err == nil && cmd.Report.Signed != nil {
+			err = signed.check(r, c, t, &cmd)
+		}
 		if err != nil {
 			out.Results[i] = wire.Result(err)
 			continue
