@@ -211,6 +211,67 @@ type DeadLetter struct {
 	Attempt int    `json:"attempt"`
 	Reason  Reason `json:"reason"`
 	At      string `json:"at"`
+
+	Pack  string       `json:"pack,omitempty"`
+	State string       `json:"state"`           // open, acknowledged, redriven or discarded
+	By    *Actor       `json:"by,omitempty"`    // who acknowledged, redrove or discarded it, and why
+	Again string       `json:"again,omitempty"` // the run that it was redriven as, where that is known
+	Notes []LetterNote `json:"notes,omitempty"` // oldest first
+}
+
+// LetterNote is what a person says of a dead letter.
+type LetterNote struct {
+	By   string `json:"by"`
+	At   string `json:"at"`
+	Text string `json:"text"`
+}
+
+// LetterNoteRequest adds a note.
+type LetterNoteRequest struct {
+	Step string `json:"step,omitempty"` // one dead step of the run; all of them without
+	Text string `json:"text"`
+}
+
+// LetterRequest acknowledges or discards dead steps of a run.
+type LetterRequest struct {
+	Step   string `json:"step,omitempty"`   // one of them; all without
+	Reason string `json:"reason,omitempty"` // demanded where they are discarded
+}
+
+// LetterQuery selects dead letters that nobody has dealt with. Without anything it selects all.
+type LetterQuery struct {
+	Pack   string   `json:"pack,omitempty"`
+	Step   string   `json:"step,omitempty"`   // an id, perhaps with wildcards
+	Code   string   `json:"code,omitempty"`   // of the reason
+	Since  string   `json:"since,omitempty"`  // dead since then
+	Before string   `json:"before,omitempty"` // dead before
+	Labels []string `json:"labels,omitempty"` // KEY=VALUE, of the run; all of them
+	State  string   `json:"state,omitempty"`  // open or acknowledged
+}
+
+// RedriveRequest retries the runs of dead letters.
+type RedriveRequest struct {
+	LetterQuery
+	Limit  int    `json:"limit,omitempty"`  // runs, 1 to 100
+	DryRun bool   `json:"dryRun,omitempty"` // only say which
+	Reason string `json:"reason,omitempty"`
+}
+
+// Redriven is a run that was retried because of its dead steps, or would be.
+type Redriven struct {
+	Run       string   `json:"run"`
+	RunName   string   `json:"runName"`
+	Steps     []string `json:"steps"`               // those that were selected
+	Again     string   `json:"again,omitempty"`     // the run that retries it
+	AgainName string   `json:"againName,omitempty"` // and its name
+	Error     *Error   `json:"error,omitempty"`     // why it was not retried
+}
+
+// RedriveReply is what a redrive did, and for how many more runs it can be asked again.
+type RedriveReply struct {
+	Items  []Redriven `json:"items"`
+	Left   int        `json:"left"`
+	DryRun bool       `json:"dryRun,omitempty"`
 }
 
 // The lists. NextPageToken is absent on the last page.

@@ -208,7 +208,7 @@ func (s Store) Acknowledge(ctx context.Context, _ work.Tenant, run work.RunID) e
 
 // ResolveDeadLetter implements store.Runs.
 func (s Store) ResolveDeadLetter(ctx context.Context, _ work.Tenant, run work.RunID, _ work.StepID, by work.Actor) error {
-	return s.post(ctx, "/api/v1/dead-letters/"+url.PathEscape(string(run))+"/resolve", api.ControlRequest{Reason: by.Reason}, nil)
+	return s.DiscardDeadLetter(ctx, run, api.LetterRequest{Reason: by.Reason})
 }
 
 // Attach implements store.Runs.

@@ -84,6 +84,9 @@ type AuditEnd struct {
 // PackKind is the kind of the records of uploaded packs, by digest. Their documents name the blobs of the files.
 const PackKind = "pack"
 
+// LetterKind is the kind of the records of what people say of dead letters, by run/step. They go with the run.
+const LetterKind = "letter"
+
 // RecordChange puts a record, or deletes it.
 type RecordChange struct {
 	Record

@@ -42,7 +42,6 @@ func (s *service) controlRoutes() []httpapi.Route {
 		verb("pause", "Let nothing new of a run start"),
 		verb("resume", "Carry on a paused run"),
 		post(runs+"/{runId}/acknowledge", "acknowledgeRun", "runs", "Note that the end of a run has been seen", may, http.StatusNoContent, nil, nil, s.acknowledge),
-		post("/api/v1/dead-letters/{runId}/resolve", "resolveDeadLetter", "runs", "Note that dead steps of a run have been dealt with", access.OrchOperate, http.StatusNoContent, api.ControlRequest{}, nil, s.resolve),
 	}
 }
 
@@ -375,23 +374,6 @@ func (s *service) acknowledge(w http.ResponseWriter, r *http.Request, c *httpapi
 		return fault.New(fault.Conflict, "run %s has not ended", run.Name)
 	}
 	if err := s.Store.Acknowledge(r.Context(), c.Tenant, run.ID); err != nil {
-		return err
-	}
-	w.WriteHeader(http.StatusNoContent)
-	return nil
-}
-
-func (s *service) resolve(w http.ResponseWriter, r *http.Request, c *httpapi.Call) error {
-	run, err := s.run(r, c)
-	if err != nil {
-		return err
-	}
-	var q api.ControlRequest
-	if err := httpapi.Read(r, &q); err != nil {
-		return err
-	}
-	by := work.Actor{Name: c.Principal.Subject, Reason: q.Reason, Ticket: c.Principal.Ticket}
-	if err := s.Store.ResolveDeadLetter(r.Context(), c.Tenant, run.ID, "", by); err != nil {
 		return err
 	}
 	w.WriteHeader(http.StatusNoContent)

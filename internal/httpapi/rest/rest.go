@@ -73,6 +73,7 @@ func Routes(d Deps) []httpapi.Route {
 	routes := s.runRoutes()
 	routes = append(routes, s.historyRoutes()...)
 	routes = append(routes, s.controlRoutes()...)
+	routes = append(routes, s.letterRoutes()...)
 	routes = append(routes, s.packRoutes()...)
 	routes = append(routes, s.admissionRoutes()...)
 	routes = append(routes, s.proofRoutes()...)

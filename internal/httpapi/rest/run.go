@@ -39,7 +39,6 @@ func (s *service) runRoutes() []httpapi.Route {
 			Summary: "Download an output by its digest", Stream: "application/octet-stream", Handle: s.getArtifact,
 		},
 		get("/api/v1/approvals", "listApprovals", "gates", "List the gates that wait for people", read, api.ApprovalList{}, s.listApprovals),
-		get("/api/v1/dead-letters", "listDeadLetters", "runs", "List dead steps that nobody has dealt with, oldest first", access.OrchRead, api.DeadLetterList{}, s.listDeadLetters),
 	}
 }
 
@@ -90,17 +89,10 @@ func runQuery(r *http.Request, c *httpapi.Call) (store.RunQuery, error) {
 			q.States = append(q.States, state)
 		}
 	}
-	for _, given := range v["label"] {
-		key, value, ok := strings.Cut(given, "=")
-		if !ok || key == "" {
-			return q, fault.New(fault.Invalid, "label %q is not KEY=VALUE", given)
-		}
-		if q.Labels == nil {
-			q.Labels = map[string]string{}
-		}
-		q.Labels[key] = value
-	}
 	var err error
+	if q.Labels, err = labelsOf(v["label"]); err != nil {
+		return q, err
+	}
 	if q.Since, err = optionalTime("since", v.Get("since")); err != nil {
 		return q, err
 	}
@@ -109,6 +101,22 @@ func runQuery(r *http.Request, c *httpapi.Call) (store.RunQuery, error) {
 	}
 	q.Project, err = projectOf(c, v.Get("project"))
 	return q, err
+}
+
+// labelsOf reads labels, each KEY=VALUE. Error: fault.Invalid.
+func labelsOf(given []string) (map[string]string, error) {
+	var out map[string]string
+	for _, one := range given {
+		key, value, ok := strings.Cut(one, "=")
+		if !ok || key == "" {
+			return nil, fault.New(fault.Invalid, "label %q is not KEY=VALUE", one)
+		}
+		if out == nil {
+			out = map[string]string{}
+		}
+		out[key] = value
+	}
+	return out, nil
 }
 
 // runsAfter returns one run more than the page has, if there is one. Runs of one microsecond are ordered by id.
@@ -254,18 +262,6 @@ func (s *service) listApprovals(w http.ResponseWriter, r *http.Request, c *httpa
 				Since: g.Started.String(), Expires: g.Timer.String(), Given: given,
 			})
 		}
-	}
-	return httpapi.ReplyTagged(w, r, out)
-}
-
-func (s *service) listDeadLetters(w http.ResponseWriter, r *http.Request, c *httpapi.Call) error {
-	letters, err := s.Store.DeadLetters(r.Context(), c.Tenant, httpapi.MaxPage)
-	if err != nil {
-		return err
-	}
-	var out api.DeadLetterList
-	if out.Items, err = recastAll[api.DeadLetter](letters); err != nil {
-		return err
 	}
 	return httpapi.ReplyTagged(w, r, out)
 }

@@ -44,6 +44,9 @@ func (s *Store) Erase(ctx context.Context, tenant work.Tenant, id work.RunID, li
 		n, last, err := u.tx.EraseRows(tenant, id, limit)
 		u.fail(err)
 		u.raiseFloor(tenant, last)
+		if n < limit {
+			n += u.eraseLetters(tenant, id, limit-n)
+		}
 		e.Done = n < limit
 		left = !e.Done
 		row.Doc, err = json.Marshal(&e)
@@ -59,6 +62,16 @@ func (s *Store) Erase(ctx context.Context, tenant work.Tenant, id work.RunID, li
 		return u.err
 	})
 	return left, err
+}
+
+// eraseLetters deletes at most limit records of what people said of the dead steps of a run.
+func (u *unit) eraseLetters(tenant work.Tenant, run work.RunID, limit int) int {
+	rows, err := u.tx.Records(tenant, store.LetterKind, string(run)+"/", "", limit)
+	u.fail(err)
+	for i := range rows {
+		u.fail(u.tx.DeleteRecord(tenant, store.LetterKind, rows[i].ID))
+	}
+	return len(rows)
 }
 
 // raiseFloor notes up to where the feed of a tenant has gaps, so that a follower who comes back from before hears of it.
