@@ -10,6 +10,7 @@ import (
 
 	"orrery.example/orrery/internal/app"
 	"orrery.example/orrery/internal/control"
+	_ "orrery.example/orrery/internal/heap" // as in the program; peers that are libraries get the same
 	"orrery.example/orrery/internal/keyring"
 	"orrery.example/orrery/internal/pack"
 	"orrery.example/orrery/internal/plan"
