@@ -150,7 +150,11 @@ func (c *cli) ofRun(ctx context.Context, name, action, reason string, here func(
 	if err != nil {
 		return err
 	}
+	out.Items = list(out.Items)
 	return c.show(out, func(w io.Writer) error {
+		if len(out.Items) == 0 {
+			c.say("No dead letters.")
+		}
 		for i := range out.Items {
 			d := &out.Items[i]
 			fmt.Fprintf(w, "%s  %s  %s\n  %d attempt(s), dead since %s: %s\n", d.RunName, d.Step, d.State, d.Attempt, d.At, reasonOf(d))

@@ -164,7 +164,7 @@ func (s *Service) open(ctx context.Context, run *work.Run, l *store.DeadLetter) 
 	return c, err
 }
 
-// Show returns the letters of a run, by step, also those that have been dealt with. Error: fault.NotFound for a run without any.
+// Show returns the letters of a run, by step, also those that have been dealt with.
 func (s *Service) Show(ctx context.Context, run work.Run) ([]Case, error) {
 	waiting, err := s.waiting(ctx, run)
 	if err != nil {
@@ -200,9 +200,6 @@ func (s *Service) Show(ctx context.Context, run work.Run) ([]Case, error) {
 		if len(rows) < page {
 			break
 		}
-	}
-	if len(out) == 0 {
-		return nil, fault.New(fault.NotFound, "no step of run %s has used up its attempts", run.Name).WithHint("orrery deadletter list")
 	}
 	return out, nil
 }
@@ -277,6 +274,8 @@ func (s *Service) of(ctx context.Context, run work.Run, step work.StepID, states
 	switch {
 	case len(out) > 0:
 		return out, nil
+	case len(cases) == 0:
+		return nil, fault.New(fault.NotFound, "no step of run %s has used up its attempts", run.Name).WithHint("orrery deadletter list")
 	case step != "" && !slices.ContainsFunc(cases, func(c Case) bool { return c.Step == step }):
 		return nil, fault.New(fault.NotFound, "step %s of run %s has not used up its attempts", step, run.Name).WithHint("orrery deadletter show %s", run.Name)
 	default:

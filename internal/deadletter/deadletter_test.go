@@ -157,8 +157,10 @@ func TestJ7_ReviewOfDeadLetters(t *testing.T) {
 		t.Errorf("after a retry: %v", got)
 	}
 	well := r.Submit(ctx, []store.Submission{r.submission("nightly", nil, nil, "")})[0].Run
-	_, err = r.letters.Show(ctx, well)
-	r.wants("a run without any", err, fault.NotFound)
+	if got := r.states(well); len(got) != 0 {
+		t.Errorf("a run without any: %v", got)
+	}
+	r.wants("a note on a run without any", r.letters.Note(ctx, well, "", "ann", "x"), fault.NotFound)
 }
 
 // B8: those that a query selects are redriven oldest first, in batches, once, whoever asks how often.
