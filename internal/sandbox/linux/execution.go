@@ -134,7 +134,7 @@ func (x *execution) run(ctx context.Context) (sandbox.Result, error) {
 func (x *execution) await(ctx context.Context) verdict {
 	gone := make(chan struct{})
 	go func() {
-		_, x.unborn = x.process.Wait()
+		_, x.unborn = x.process.wait()
 		close(gone)
 	}()
 	wall := time.NewTimer(x.limits.Wall)
@@ -179,11 +179,11 @@ func (x *execution) await(ctx context.Context) verdict {
 // kill ends the tree: with process 1 of its namespace, or through the shim where there is none.
 func (x *execution) kill() {
 	if x.tier >= sandbox.T2 {
-		_ = x.process.Kill()
+		x.process.kill()
 		return
 	}
 	if _, err := x.control.Write([]byte{shim.MsgKill}); err != nil {
-		_ = x.process.Kill()
+		x.process.kill()
 	}
 }
 
@@ -191,7 +191,7 @@ func (x *execution) kill() {
 // ends a group that has too much ends all who share it.
 func (x *execution) admit() {
 	if x.group != nil {
-		x.unheld = x.group.add(x.process.Pid)
+		x.unheld = x.group.add(x.process.pid)
 	}
 	if x.unheld == nil {
 		x.unheld = x.tell(shim.MsgGo)

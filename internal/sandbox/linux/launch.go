@@ -26,17 +26,46 @@ type launch struct {
 
 // process is a shim that was started.
 type process struct {
-	*os.Process
+	pid    int
+	file   *os.File     // of the kernel, readable when the process has ended: waiting for it takes no thread, as waiting in package os does
 	script *fork.Script // the child reads it until it is the shim
 }
 
-// Wait returns when the shim is gone. An error says why it did not start.
-func (p *process) Wait() (*os.ProcessState, error) {
-	state, err := p.Process.Wait()
-	if err == nil {
-		err = p.script.Failure()
+// watch finds the process of a child that nobody has waited for yet.
+func watch(pid int, script *fork.Script) (*process, error) {
+	fd, err := unix.PidfdOpen(pid, unix.PIDFD_NONBLOCK)
+	if err != nil {
+		return nil, os.NewSyscallError("pidfd_open", err)
 	}
-	return state, err
+	return &process{pid: pid, file: os.NewFile(uintptr(fd), "pidfd"), script: script}, nil
+}
+
+// wait returns when the shim is gone. An error says why it did not start. It is called once.
+func (p *process) wait() (status unix.WaitStatus, err error) {
+	defer p.file.Close()
+	conn, err := p.file.SyscallConn()
+	if err != nil {
+		return 0, err
+	}
+	var refused error
+	err = conn.Read(func(uintptr) bool {
+		var ended int
+		for {
+			if ended, refused = unix.Wait4(p.pid, &status, unix.WNOHANG, nil); refused != unix.EINTR {
+				return ended != 0 || refused != nil
+			}
+		}
+	})
+	return status, errors.Join(err, refused, p.script.Failure())
+}
+
+// kill ends the process, which may be gone already.
+func (p *process) kill() {
+	conn, err := p.file.SyscallConn()
+	if err != nil {
+		return
+	}
+	_ = conn.Control(func(fd uintptr) { _ = unix.PidfdSendSignal(int(fd), unix.SIGKILL, nil, 0) })
 }
 
 // launch starts a shim, and returns before it runs: what goes wrong in between is what Wait says.
@@ -69,8 +98,8 @@ func (d *Driver) launch(l launch) (*process, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &process{script: script}
-	if p.Process, err = os.FindProcess(pid); err != nil {
+	p, err := watch(pid, script)
+	if err != nil {
 		_ = unix.Kill(pid, unix.SIGKILL)
 		_, _ = unix.Wait4(pid, nil, 0, nil)
 		return nil, err
@@ -81,8 +110,8 @@ func (d *Driver) launch(l launch) (*process, error) {
 		}
 	}
 	if err != nil {
-		_ = p.Kill()
-		_, _ = p.Wait()
+		p.kill()
+		_, _ = p.wait()
 		return nil, err
 	}
 	return p, nil

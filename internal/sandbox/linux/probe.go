@@ -222,14 +222,14 @@ func (d *Driver) tryNamespaces(ctx context.Context, flags uintptr) error {
 	if err != nil {
 		return err
 	}
-	stop := context.AfterFunc(ctx, func() { _ = process.Kill() })
+	stop := context.AfterFunc(ctx, process.kill)
 	defer stop()
-	state, err := process.Wait()
+	status, err := process.wait()
 	if err != nil {
 		return err
 	}
-	if !state.Success() {
-		return fmt.Errorf("the shim ended with %s", state)
+	if status != 0 {
+		return fmt.Errorf("the shim ended with wait status %#x", uint32(status))
 	}
 	return nil
 }

@@ -2,7 +2,6 @@ package shim
 
 import (
 	"errors"
-	"fmt"
 	"os"
 	"strconv"
 	"strings"
@@ -78,7 +77,7 @@ func (s *shim) kernel(list *fork.Script) error {
 
 // kernelError says how a second kernel ended, with the last of what it said.
 func kernelError(status unix.WaitStatus) error {
-	how := fmt.Sprintf("it ended with exit code %d", status.ExitStatus())
+	how := "it ended with exit code " + strconv.Itoa(status.ExitStatus())
 	if status.Signaled() {
 		how = "it was ended by " + unix.SignalName(status.Signal())
 	}

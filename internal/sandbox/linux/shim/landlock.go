@@ -2,7 +2,7 @@ package shim
 
 import (
 	"errors"
-	"fmt"
+	"strconv"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -61,7 +61,7 @@ func newRuleset(abi int, denyTCP bool) (*ruleset, error) {
 	}
 	fd, _, errno := unix.Syscall(unix.SYS_LANDLOCK_CREATE_RULESET, uintptr(unsafe.Pointer(&attr)), size, 0)
 	if errno != 0 {
-		return nil, fmt.Errorf("landlock_create_ruleset for version %d: %w", abi, errno)
+		return nil, &callError{"landlock_create_ruleset for version " + strconv.Itoa(abi), errno}
 	}
 	return &ruleset{fd: int(fd), handled: attr.Handled_access_fs}, nil
 }
@@ -79,12 +79,12 @@ func (r *ruleset) allow(path string, rights uint64) error {
 		return nil
 	}
 	if err != nil {
-		return fmt.Errorf("landlock: %s: %w", path, err)
+		return &callError{"landlock: " + path, err}
 	}
 	defer unix.Close(fd)
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil {
-		return fmt.Errorf("landlock: %s: %w", path, err)
+		return &callError{"landlock: " + path, err}
 	}
 	if st.Mode&unix.S_IFMT != unix.S_IFDIR {
 		rights &= fsFile
@@ -92,7 +92,7 @@ func (r *ruleset) allow(path string, rights uint64) error {
 	attr := beneathAttr{access: rights & r.handled, parent: int32(fd)}
 	_, _, errno := unix.Syscall6(unix.SYS_LANDLOCK_ADD_RULE, uintptr(r.fd), unix.LANDLOCK_RULE_PATH_BENEATH, uintptr(unsafe.Pointer(&attr)), 0, 0, 0)
 	if errno != 0 {
-		return fmt.Errorf("landlock_add_rule %s: %w", path, errno)
+		return &callError{"landlock_add_rule " + path, errno}
 	}
 	return nil
 }

@@ -2,7 +2,6 @@ package shim
 
 import (
 	"errors"
-	"fmt"
 	"path"
 	"strconv"
 	"strings"
@@ -136,7 +135,7 @@ func CloneTree(source string, kind int) (int, error) {
 		fd, err = unix.OpenTree(unix.AT_FDCWD, source, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_RECURSIVE)
 	}
 	if err != nil {
-		return -1, fmt.Errorf("open_tree %s: %w", source, err)
+		return -1, &callError{"open_tree " + source, err}
 	}
 	attr := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_NOSUID}
 	switch kind {
@@ -149,7 +148,7 @@ func CloneTree(source string, kind int) (int, error) {
 	}
 	if err := unix.MountSetattr(fd, "", unix.AT_EMPTY_PATH|unix.AT_RECURSIVE, &attr); err != nil {
 		unix.Close(fd)
-		return -1, fmt.Errorf("mount_setattr %s: %w", source, err)
+		return -1, &callError{"mount_setattr " + source, err}
 	}
 	return fd, nil
 }
@@ -163,7 +162,7 @@ func filesystem(kind string, attrs int, options ...string) (int, error) {
 	defer unix.Close(fs)
 	for i := 0; i < len(options); i += 2 {
 		if err := unix.FsconfigSetString(fs, options[i], options[i+1]); err != nil {
-			return -1, fmt.Errorf("%s: %w", options[i], err)
+			return -1, &callError{options[i], err}
 		}
 	}
 	if err := unix.FsconfigCreate(fs); err != nil {
@@ -176,7 +175,7 @@ func filesystem(kind string, attrs int, options ...string) (int, error) {
 func attach(root, tree int, target string) error {
 	var st unix.Stat_t
 	if err := unix.Fstat(tree, &st); err != nil {
-		return fmt.Errorf("%s: %w", target, err)
+		return &callError{target, err}
 	}
 	folder := st.Mode&unix.S_IFMT == unix.S_IFDIR
 	err := plant(root, target, func(name string) error {
@@ -189,7 +188,7 @@ func attach(root, tree int, target string) error {
 		return err
 	}
 	if err := unix.MoveMount(tree, "", root, target[1:], unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
-		return fmt.Errorf("move_mount %s: %w", target, err)
+		return &callError{"move_mount " + target, err}
 	}
 	return unix.Close(tree)
 }
@@ -202,11 +201,11 @@ func plant(root int, target string, leaf func(name string) error) error {
 			continue
 		}
 		if err := unix.Mkdirat(root, name[:i], 0o755); err != nil && err != unix.EEXIST {
-			return fmt.Errorf("/%s: %w", name[:i], err)
+			return &callError{"/" + name[:i], err}
 		}
 	}
 	if err := leaf(name); err != nil && err != unix.EEXIST {
-		return fmt.Errorf("%s: %w", target, err)
+		return &callError{target, err}
 	}
 	return nil
 }

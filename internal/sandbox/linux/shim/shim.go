@@ -3,7 +3,7 @@ package shim
 import (
 	"errors"
 	"os"
-	"path/filepath"
+	"path"
 	"strings"
 	"syscall"
 	"unsafe"
@@ -63,6 +63,18 @@ type stageError struct {
 }
 
 func (e *stageError) Error() string { return e.stage + ": " + e.err.Error() }
+
+// callError says what a call was about. Package fmt would be a quarter of the shim.
+type callError struct {
+	what string
+	err  error
+}
+
+// Error is "what: why".
+func (e *callError) Error() string { return e.what + ": " + e.err.Error() }
+
+// Unwrap gives the error number.
+func (e *callError) Unwrap() error { return e.err }
 
 func at(stage string, err error) error {
 	if err == nil {
@@ -277,10 +289,14 @@ func lookPath(name string, env []string) (string, error) {
 		if !found {
 			continue
 		}
-		for _, dir := range filepath.SplitList(list) {
-			path := filepath.Join(dir, name)
-			if info, err := os.Stat(path); err == nil && info.Mode().IsRegular() && info.Mode()&0o111 != 0 {
-				return path, nil
+		if list == "" {
+			continue
+		}
+		for dir := range strings.SplitSeq(list, ":") {
+			file := path.Join(dir, name)
+			var st unix.Stat_t
+			if err := unix.Stat(file, &st); err == nil && st.Mode&unix.S_IFMT == unix.S_IFREG && st.Mode&0o111 != 0 {
+				return file, nil
 			}
 		}
 	}
