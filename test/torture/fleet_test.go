@@ -72,7 +72,7 @@ func (p *part) start() error {
 	if err != nil {
 		return err
 	}
-	said, err := os.OpenFile(filepath.Join(p.fleet.dir, "..", p.name+".log"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
+	said, err := os.OpenFile(p.log(), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
 	if err != nil {
 		return err
 	}
@@ -84,6 +84,8 @@ func (p *part) start() error {
 	p.lock.Lock()
 	p.cmd = c
 	p.lock.Unlock()
+	late := time.AfterFunc(patience, func() { _ = syscall.Kill(-c.Process.Pid, syscall.SIGKILL) })
+	defer late.Stop()
 	lines := bufio.NewScanner(out)
 	for lines.Scan() {
 		if rest, ok := strings.CutPrefix(lines.Text(), p.ready); ok {
@@ -92,21 +94,29 @@ func (p *part) start() error {
 			return nil
 		}
 	}
-	p.kill()
-	return fmt.Errorf("%s ended before it was ready", p.name)
+	return errors.Join(fmt.Errorf("%s is not ready within %s", p.name, patience), p.kill())
 }
 
-// kill ends the process and its children, whatever they do.
-func (p *part) kill() {
+// kill ends the process and its children, whatever they do. Error: it had ended by itself, which nothing here is meant to.
+func (p *part) kill() error {
 	p.lock.Lock()
 	defer p.lock.Unlock()
 	if p.cmd == nil {
-		return
+		return nil
 	}
 	_ = syscall.Kill(-p.cmd.Process.Pid, syscall.SIGKILL)
-	_ = p.cmd.Wait() // it was killed
+	_ = p.cmd.Wait() // how it ended is in the state
+	state := p.cmd.ProcessState
 	p.cmd = nil
+	if state.Sys().(syscall.WaitStatus).Signal() == syscall.SIGKILL {
+		return nil
+	}
+	said, err := os.ReadFile(p.log())
+	return errors.Join(fmt.Errorf("%s ended by itself, %s: %s", p.name, state, said[max(0, len(said)-8000):]), err)
 }
+
+// log is where the process writes what it has to say, over all its lives.
+func (p *part) log() string { return filepath.Join(p.fleet.dir, "..", p.name+".log") }
 
 // assemble starts a database, an object store, servers that share nothing else but a key, and workers. The workers trust the author's key and nobody else's.
 func assemble(t *testing.T, servers, workers int) *fleet {
@@ -135,7 +145,9 @@ func assemble(t *testing.T, servers, workers int) *fleet {
 	f.env = append(f.env, "AWS_ACCESS_KEY_ID="+files.AccessKey, "AWS_SECRET_ACCESS_KEY="+files.SecretKey)
 	t.Cleanup(func() {
 		for _, p := range slices.Concat(f.workers, f.servers) {
-			p.kill()
+			if err := p.kill(); err != nil {
+				t.Error(err)
+			}
 		}
 	})
 	for i := range servers {
@@ -311,13 +323,15 @@ func (f *fleet) havoc(r *rand.Rand, often int, stop <-chan struct{}) (kills map[
 		case n < 4:
 			p := f.servers[r.IntN(len(f.servers))]
 			kills["server"]++
-			p.kill()
-			err = p.start()
+			if err = p.kill(); err == nil {
+				err = p.start()
+			}
 		default:
 			p := f.workers[r.IntN(len(f.workers))]
 			kills["worker"]++
-			p.kill()
-			err = p.start()
+			if err = p.kill(); err == nil {
+				err = p.start()
+			}
 		}
 		if err != nil {
 			return kills, err

@@ -43,6 +43,7 @@ type gated struct {
 	hold    chan struct{} // not nil: Updates wait for it
 	entered chan struct{}
 	fail    error // of the next Update, after its commands ran
+	wrap    func(kernel.Tx) kernel.Tx
 
 	incarnation int64
 	asked       int // FirstHeld
@@ -60,7 +61,11 @@ func (g *gated) Update(ctx context.Context, fn func(kernel.Tx) error) error {
 		<-hold
 	}
 	return g.Driver.Update(ctx, func(tx kernel.Tx) error {
-		if err := fn(counting{tx, g}); err != nil {
+		tx = counting{tx, g}
+		if g.wrap != nil {
+			tx = g.wrap(tx)
+		}
+		if err := fn(tx); err != nil {
 			return err
 		}
 		return fail

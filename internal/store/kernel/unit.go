@@ -74,8 +74,20 @@ func newUnit(s *Store, tx Tx) *unit {
 	return u
 }
 
+// noRow unwinds the commands of a unit whose driver could not tell a row. The rules take a row that is not told for one that is not there.
+type noRow struct{}
+
 // runAll runs the commands of a batch: first what changes something, then what asks for work.
-func (u *unit) runAll(batch []*request) error {
+func (u *unit) runAll(batch []*request) (err error) {
+	defer func() {
+		switch p := recover(); p {
+		case nil:
+		case noRow{}:
+			err = u.err
+		default:
+			panic(p)
+		}
+	}()
 	if u.lock != nil {
 		var all Needs
 		for _, r := range batch {
@@ -217,7 +229,10 @@ func (h *hot) slot(id work.StepID) *slot {
 	s := &slot{}
 	if !h.isNew {
 		row, err := h.u.tx.Step(h.run.Tenant, h.run.ID, id)
-		h.u.fail(err)
+		if err != nil {
+			h.u.fail(err)
+			panic(noRow{})
+		}
 		s.row = row
 	}
 	h.steps[id] = s
