@@ -48,7 +48,7 @@ func Claim(g *Graph, v View, now work.Time, id work.StepID, session, worker stri
 	row.Timer = m.now + work.Time((spec.TimeoutMs+spec.GraceMs)*1000) + reportTime
 	row.Lease = &work.Lease{
 		Session: session, Worker: worker, Granted: m.now, Deadline: row.Timer, Concurrency: row.Queue.Concurrency,
-		Queue: row.Queue.Queue, Incarnation: incarnation,
+		Queue: row.Queue.Name(), Incarnation: incarnation,
 	}
 	row.Queue = nil
 	v.Save(row)

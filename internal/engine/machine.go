@@ -186,7 +186,7 @@ func (m *machine) release() {
 		run.Held--
 		run.Slots++
 		row.Held = false
-		row.Queue.At = m.now
+		row.Queue.At, row.Queue.Queue = m.now, row.Queue.Name()
 		row.Reason = work.Reason{Code: work.WaitsForWorker}
 		m.v.Save(row)
 		m.v.Emit(work.StepQueued, id, row.Attempt+1, work.QueuedData{Attempt: row.Attempt + 1, Queue: row.Queue})

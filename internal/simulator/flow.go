@@ -124,8 +124,8 @@ func (c *checker) stepHindrance(ref kernel.StepRef, labels map[string]string) st
 	a := c.books.run(ref.Tenant, ref.Run)
 	f := c.books.flows[ref.Tenant]
 	row := a.steps[ref.Step]
-	valve := f.Queues[row.Queue.Queue]
-	if row.Queue.Queue == "" {
+	valve := f.Queues[row.Queue.Name()]
+	if row.Queue.Name() == "" {
 		valve = f.Queues[work.DefaultQueue]
 	}
 	switch {
@@ -135,7 +135,7 @@ func (c *checker) stepHindrance(ref kernel.StepRef, labels map[string]string) st
 		return "pack paused"
 	case valve.Paused != nil:
 		return "queue paused"
-	case valve.Max > 0 && c.books.lanes[lane{ref.Tenant, row.Queue.Queue}] >= valve.Max:
+	case valve.Max > 0 && c.books.lanes[lane{ref.Tenant, row.Queue.Name()}] >= valve.Max:
 		return "queue full"
 	}
 	if key := row.Queue.Concurrency; key != "" && c.books.keys[tokenKey{ref.Tenant, key}] >= keyMax(key) {

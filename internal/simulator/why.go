@@ -122,7 +122,7 @@ func (c *checker) trueOfQueued(ref kernel.StepRef, a *account, b *control.Blocke
 	held := map[work.ReasonCode]bool{
 		work.WaitsForParallelism: row.Held && !a.paused,
 		work.WaitsForTenant:      f.Max > 0 && c.books.running[ref.Tenant] >= f.Max,
-		work.WaitsForQueue:       f.Queues[queue].Max > 0 && c.books.lanes[lane{ref.Tenant, row.Queue.Queue}] >= f.Queues[queue].Max,
+		work.WaitsForQueue:       f.Queues[queue].Max > 0 && c.books.lanes[lane{ref.Tenant, row.Queue.Name()}] >= f.Queues[queue].Max,
 		work.WaitsForConcurrency: row.Queue.Concurrency != "" && c.books.keys[tokenKey{ref.Tenant, row.Queue.Concurrency}] >= keyMax(row.Queue.Concurrency),
 	}
 	able, free, all := c.able(ref)

@@ -1,6 +1,10 @@
 package work
 
-import "encoding/json"
+import (
+	"encoding/json"
+	"slices"
+	"strings"
+)
 
 // Run is the row of a run: the one place where its steps are serialised. It stays small whatever the plan's size.
 type Run struct {
@@ -127,7 +131,26 @@ type QueueEntry struct {
 	Runner      string `json:"runner"`
 	Concurrency string `json:"concurrency,omitempty"` // evaluated key
 	Max         int    `json:"max,omitempty"`
-	Queue       string `json:"queue,omitempty"` // "" for the default queue of no project; see QueueName
+	Queue       string `json:"queue,omitempty"` // "" for the default queue of no project; see QueueName and SetAside
+}
+
+// aside separates the parts of the lane in which a step is set aside. No name has it.
+const aside = "\x1f"
+
+// LanesAside is how the names of the lanes begin in which steps of a pack are set aside while the pack is paused.
+func LanesAside(pack string) string { return aside + pack + aside }
+
+// SetAside puts a step into the lane of its pack, where a claim need not look as long as the pack is paused.
+func (q *QueueEntry) SetAside(pack string) { q.Queue = LanesAside(pack) + q.Name() }
+
+// Name is the queue that a step stands in, also while it is set aside.
+func (q *QueueEntry) Name() string { return q.Queue[strings.LastIndex(q.Queue, aside)+1:] }
+
+// Left reports whether a lane is left out by names of queues and beginnings of lanes that are set aside.
+func Left(out []string, lane string) bool {
+	return slices.ContainsFunc(out, func(name string) bool {
+		return name == lane || strings.HasSuffix(name, aside) && strings.HasPrefix(lane, name)
+	})
 }
 
 // DefaultQueue is what the queue of a step that names none is called.

@@ -109,6 +109,9 @@ func (u *unit) more(q *queue, t *taker, wanted int) error {
 			limit += page
 		}
 	}
+	if t.aside > 0 { // of a paused pack there is more where that came from
+		limit = max(limit, mostAside/2)
+	}
 	closed := t.f.closed()
 	ready, err := u.tx.Ready(t.tenant, t.req.Runners, closed, q.after, limit)
 	if err != nil {
@@ -215,7 +218,11 @@ type taker struct {
 	q      *queue
 	at     int // the next step of q that has not been tried
 	share  *share
+	aside  int // steps that it has set aside
 }
+
+// mostAside is how many steps of paused packs one request sets aside: each is met once, and no commit takes long for it.
+const mostAside = 500
 
 // taker returns nil when the tenant or the worker is held back.
 func (u *unit) taker(req *store.ExchangeRequest, tenant work.Tenant, worker string) (*taker, error) {
@@ -240,7 +247,7 @@ func (u *unit) taker(req *store.ExchangeRequest, tenant work.Tenant, worker stri
 
 // next grants one lease, nil when there is none to be had. Wanted is how many may still be asked for.
 func (t *taker) next(wanted int) (*store.Grant, error) {
-	for !t.f.full() {
+	for !t.f.full() && t.aside < mostAside {
 		if t.at == len(t.q.steps) {
 			if t.q.end {
 				break
@@ -271,7 +278,8 @@ func (t *taker) close() {
 
 // grant gives a step to a worker, nil when it cannot have it. Done means that nobody else of the batch can have it either.
 func (u *unit) grant(t *taker, r *ReadyStep) (g *store.Grant, done bool, err error) {
-	if r.Run == "" || t.f.shut(r.Queue.Queue) {
+	queue := r.Queue.Name()
+	if r.Run == "" || t.f.shut(queue) && r.Queue.Queue == queue {
 		return nil, r.Run == "", nil
 	}
 	req, q := t.req, t.q
@@ -283,8 +291,19 @@ func (u *unit) grant(t *taker, r *ReadyStep) (g *store.Grant, done bool, err err
 	if row == nil || row.Queue == nil || row.Held {
 		return nil, true, u.err // taken within this transaction
 	}
-	if t.f.Packs[h.run.Pack.Name].Paused != nil {
-		return nil, false, nil
+	if pack := h.run.Pack.Name; t.f.Packs[pack].Paused != nil {
+		if row.Queue.Queue == queue {
+			row.Queue.SetAside(pack)
+			h.Save(row)
+			t.aside++
+		}
+		return nil, true, nil
+	}
+	if t.f.shut(queue) { // it was set aside, and now it is its queue that gives nothing
+		row.Queue.Queue = queue
+		h.Save(row)
+		t.aside++
+		return nil, true, nil
 	}
 	spec := h.graph.Spec(r.Step)
 	if missing := offered(req).Lacks(spec.Run); missing != "" {
@@ -314,7 +333,7 @@ func (u *unit) grant(t *taker, r *ReadyStep) (g *store.Grant, done bool, err err
 	if err != nil {
 		return nil, true, u.err // the step ended instead; its history says why
 	}
-	t.f.granted(r.Queue.Queue)
+	t.f.granted(queue)
 	u.waited(queued)
 	trace := h.run.TraceParent
 	if u.s.trace != nil {

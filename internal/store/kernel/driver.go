@@ -159,8 +159,8 @@ type ReadyStep struct {
 
 // QueueReader finds what is to be done.
 type QueueReader interface {
-	// Ready returns steps of the tenant that are queued and not held, with one of the runners, from every queue but those of except, in
-	// one order: priority descending, then arrival, run, step. It starts after the given position (nil for the start). What it costs
+	// Ready returns steps of the tenant that are queued and not held, with one of the runners, from every queue but those left out by except
+	// (see work.Left), in one order: priority descending, then arrival, run, step. It starts after the given position (nil for the start). What it costs
 	// does not depend on how many steps stand in the queues of except, nor on how many wait for other runners.
 	Ready(tenant work.Tenant, runners, except []string, after *ReadyStep, limit int) ([]ReadyStep, error)
 

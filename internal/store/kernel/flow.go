@@ -43,10 +43,15 @@ func (f *flow) granted(queue string) {
 
 // closed returns the queues from which nothing is to be had.
 func (f *flow) closed() []string {
-	if len(f.Queues) == 0 {
+	if len(f.Queues)+len(f.Packs) == 0 {
 		return nil
 	}
 	out := f.Shut()
+	for pack, v := range f.Packs {
+		if v.Paused != nil {
+			out = append(out, work.LanesAside(pack))
+		}
+	}
 	for queue := range f.queues {
 		if f.queueFull(queue) && !slices.Contains(out, queue) {
 			out = append(out, queue)
@@ -257,8 +262,13 @@ func (s *Store) Depths(ctx context.Context, tenant work.Tenant) ([]store.QueueDe
 			return nil, err
 		}
 		of := map[string]store.QueueDepth{}
-		for _, d := range waiting {
-			of[d.Queue] = d
+		for _, d := range waiting { // what is set aside waits in its queue
+			queue := (&work.QueueEntry{Queue: d.Queue}).Name()
+			if known, has := of[queue]; has {
+				d.Ready, d.Oldest = min(d.Ready+known.Ready, mostCounted), min(d.Oldest, known.Oldest)
+			}
+			d.Queue = queue
+			of[queue] = d
 		}
 		for _, l := range leases {
 			d := of[l.Queue]

@@ -60,7 +60,13 @@ func (s *Store) Find(ctx context.Context, tenant work.Tenant, q store.RunQuery) 
 
 // Steps implements store.Reader.
 func (s *Store) Steps(ctx context.Context, tenant work.Tenant, run work.RunID, after work.StepID, limit int) ([]work.Step, error) {
-	return read(ctx, s, func(r Reader) ([]work.Step, error) { return r.Steps(tenant, run, after, limit) })
+	out, err := read(ctx, s, func(r Reader) ([]work.Step, error) { return r.Steps(tenant, run, after, limit) })
+	for i := range out {
+		if q := out[i].Queue; q != nil {
+			q.Queue = q.Name() // where it is set aside is nobody else's business
+		}
+	}
+	return out, err
 }
 
 // DeadLetters implements store.Reader.

@@ -72,7 +72,7 @@ func (r reader) Ready(tenant work.Tenant, runners, except []string, after *kerne
 		if step.Tenant != tenant || limit > 0 && len(out) == limit {
 			break
 		}
-		if slices.Contains(runners, step.Queue.Runner) && !slices.Contains(except, step.Queue.Queue) {
+		if slices.Contains(runners, step.Queue.Runner) && !work.Left(except, step.Queue.Queue) {
 			out = append(out, step)
 		}
 	}

@@ -20,6 +20,7 @@ import (
 	"orrery.example/orrery/internal/store/kernel"
 	"orrery.example/orrery/internal/store/postgres"
 	"orrery.example/orrery/internal/store/sqlite"
+	"orrery.example/orrery/internal/store/storetest"
 	"orrery.example/orrery/internal/testservice"
 	"orrery.example/orrery/internal/work"
 )
@@ -233,4 +234,9 @@ func BenchmarkDrain(b *testing.B) {
 			}
 		}
 	}
+}
+
+// BenchmarkBlocked measures claims beside very many steps that are held back, and submissions under a quota.
+func BenchmarkBlocked(b *testing.B) {
+	storetest.BenchmarkBlocked(b, func(t testing.TB) kernel.Driver { return connect(t, server.Database(t)) })
 }

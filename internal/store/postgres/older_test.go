@@ -55,6 +55,15 @@ func TestB14_OlderDatabases(t *testing.T) {
 			if page, err := s.Feed(t.Context(), tenant, -1, 0); err != nil || int64(len(page.Events)) != events {
 				t.Errorf("%d of %d events in the feed, %v", len(page.Events), events, err)
 			}
+			if err := d.View(t.Context(), func(r kernel.Reader) error {
+				n, err := r.LiveRuns(tenant, 0)
+				if n != 1 {
+					t.Errorf("%d runs have not ended, not the one", n)
+				}
+				return err
+			}); err != nil {
+				t.Error(err)
+			}
 			tour := runs[len(runs)-1]
 			if errs := s.Control(t.Context(), []store.ControlCommand{{
 				Tenant: tenant, Run: tour.ID, Verb: "cancel", Actor: work.Actor{Name: "ada", Reason: "enough"},

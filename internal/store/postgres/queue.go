@@ -31,7 +31,8 @@ const (
 		FROM queues q WHERE q.queue IS NOT NULL)`
 	readyColumnList = `run, step, runner, rank, queued, key, max_leases, queue`
 	readyFrom       = `WITH ` + findQueues + `, lanes AS MATERIALIZED (SELECT l.queue, k.runner FROM queues l CROSS JOIN unnest($2::text[]) AS k (runner)
-		WHERE l.queue IS NOT NULL AND l.queue <> ALL ($4::text[])),
+		WHERE l.queue IS NOT NULL AND NOT EXISTS (SELECT 1 FROM unnest($4::text[]) AS x (name)
+			WHERE l.queue = x.name OR right(x.name, 1) = chr(31) AND starts_with(l.queue, x.name))),
 		chosen AS MATERIALIZED (SELECT q.* FROM lanes k CROSS JOIN LATERAL (
 		SELECT ` + readyColumnList + ` FROM ready x WHERE x.tenant = $1 AND x.queue = k.queue AND x.runner = k.runner`
 	readyOrder  = ` ORDER BY rank, queued, run, step LIMIT $3`
@@ -247,12 +248,10 @@ func (r *reader) Depths(tenant work.Tenant, limit int) ([]store.QueueDepth, erro
 	return out, err
 }
 
-// LiveRuns implements kernel.FlowReader. It passes over runs that have ended and that nobody has acknowledged: no index may hold what
-// changes with a transition.
+// LiveRuns implements kernel.FlowReader. The table has no other runs: in that of all runs no index may hold what changes with a transition.
 func (r *reader) LiveRuns(tenant work.Tenant, limit int) (int, error) {
 	n := 0
-	_, err := r.one(`SELECT count(*) FROM (SELECT 1 FROM runs WHERE tenant = $1 AND open AND state IN ('queued', 'running') LIMIT $2) x`,
-		[]any{&n}, tenant, all(limit))
+	_, err := r.one(`SELECT count(*) FROM (SELECT 1 FROM live_runs WHERE tenant = $1 LIMIT $2) x`, []any{&n}, tenant, all(limit))
 	return n, err
 }
 

@@ -16,6 +16,7 @@ type sides struct {
 	timerIn, timerOut   timerColumns
 	keyedIn, keyedOut   keyedColumns
 	unsealed, unsealing timerColumns // with the end of the run as the time
+	liveIn, liveOut     liveColumns
 }
 
 type readyColumns struct {
@@ -33,6 +34,8 @@ type timerColumns struct {
 	at                   []int64
 	tenants, runs, steps []string
 }
+
+type liveColumns struct{ tenants, runs []string }
 
 type keyedColumns struct {
 	tenants, runs []string
@@ -99,6 +102,12 @@ func (b *sides) run(old, row *work.Run) {
 			b.unsealed.add(row.Ended, row.Tenant, row.ID, "")
 		}
 	}
+	switch had, has := old != nil && old.Ended == 0, row.Ended == 0; {
+	case has && !had:
+		b.liveIn.add(row)
+	case had && !has:
+		b.liveOut.add(row)
+	}
 	if row.ConcurrencyKey == "" {
 		return
 	}
@@ -134,6 +143,10 @@ func (c *timerColumns) add(at work.Time, tenant work.Tenant, run work.RunID, ste
 	c.runs, c.steps = append(c.runs, string(run)), append(c.steps, string(step))
 }
 
+func (c *liveColumns) add(r *work.Run) {
+	c.tenants, c.runs = append(c.tenants, string(r.Tenant)), append(c.runs, string(r.ID))
+}
+
 func (c *keyedColumns) add(r *work.Run) {
 	c.tenants, c.runs, c.keys = append(c.tenants, string(r.Tenant)), append(c.runs, string(r.ID)), append(c.keys, []byte(r.ConcurrencyKey))
 	c.waiting, c.created = append(c.waiting, r.Phase == work.PhaseAdmission), append(c.created, int64(r.Created))
@@ -166,6 +179,9 @@ const (
 	unsealedGoes = `DELETE FROM unsealed WHERE ctid = ANY (ARRAY(SELECT r.ctid
 		FROM unnest($1::text[], $2::bigint[], $3::text[]) AS k (tenant, ended, run)
 		CROSS JOIN LATERAL (SELECT x.ctid FROM unsealed x WHERE x.tenant = k.tenant AND x.ended = k.ended AND x.run = k.run LIMIT 1) r))`
+	liveGoes = `DELETE FROM live_runs WHERE ctid = ANY (ARRAY(SELECT r.ctid FROM unnest($1::text[], $2::text[]) AS k (tenant, run)
+		CROSS JOIN LATERAL (SELECT x.ctid FROM live_runs x WHERE x.tenant = k.tenant AND x.run = k.run LIMIT 1) r))`
+	liveComes     = `INSERT INTO live_runs (tenant, run) SELECT * FROM unnest($1::text[], $2::text[])`
 	unsealedComes = `INSERT INTO unsealed (tenant, ended, run) SELECT * FROM unnest($1::text[], $2::bigint[], $3::text[])`
 )
 
@@ -200,6 +216,12 @@ func (b *sides) stage(l *link) {
 	}
 	if c := &b.unsealed; len(c.runs) > 0 {
 		l.tell(unsealedComes, c.tenants, c.at, c.runs)
+	}
+	if c := &b.liveOut; len(c.runs) > 0 {
+		l.tell(liveGoes, c.tenants, c.runs)
+	}
+	if c := &b.liveIn; len(c.runs) > 0 {
+		l.tell(liveComes, c.tenants, c.runs)
 	}
 }
 

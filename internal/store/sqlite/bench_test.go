@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"orrery.example/orrery/internal/store/kernel"
+	"orrery.example/orrery/internal/store/storetest"
 	"orrery.example/orrery/internal/work"
 )
 
@@ -206,4 +207,9 @@ func BenchmarkWide(b *testing.B) {
 			b.ReportMetric(float64((cpuTime()-start).Microseconds())/float64(n), "cpu-µs/step")
 		})
 	}
+}
+
+// BenchmarkBlocked measures claims beside very many steps that are held back.
+func BenchmarkBlocked(b *testing.B) {
+	storetest.BenchmarkBlocked(b, func(t testing.TB) kernel.Driver { return folders{}.open(t) })
 }

@@ -21,7 +21,7 @@ func (r reader) Ready(tenant work.Tenant, runners, except []string, after *kerne
 	var out []kernel.ReadyStep
 	looked := 0
 	for _, l := range lanes {
-		if slices.Contains(except, l.queue) || !slices.Contains(runners, l.runner) {
+		if work.Left(except, l.queue) || !slices.Contains(runners, l.runner) {
 			continue
 		}
 		steps, err := r.readyFor(tenant, l.queue, l.runner, after, limit)

@@ -251,7 +251,7 @@ func (a *asker) queue(t work.Tenant, w world, out *tenantDump) {
 			after = &page[1]
 		}
 	}
-	for _, except := range [][]string{{"exports"}, {"", "shop/default"}} {
+	for _, except := range [][]string{{"exports"}, {"", "shop/default"}, {work.LanesAside("nightly")}, {"", work.LanesAside("a"), work.LanesAside("nightly")}} {
 		some, err := a.r.Ready(t, w.runners, except, nil, 0)
 		out.Ready = append(out.Ready, ask(a, some, err))
 	}

@@ -113,6 +113,70 @@ func (r *rig) chained(kind, name string) {
 	r.change(acme, kind, name, "pause", 0)
 }
 
+// testAside: the steps of a paused pack are set aside as they are met, and what stands behind them is found; nothing of it shows, and when the
+// pack goes on they come in their order.
+func testAside(r *rig) {
+	const most = 600
+	var steps []work.PlanStep
+	for i := range most {
+		steps = append(steps, inQueue(runStep(work.StepID(fmt.Sprintf("s%04d", i))), "exports"))
+	}
+	held := r.submit(acme, plan(func(p *work.Plan) { p.Pack.Name = "held" }, steps...))
+	free := r.submit(acme, plan(nil, inQueue(runStep("free"), "exports")))
+	r.session(acme, "s")
+	r.change(acme, store.FlowPack, "held", "pause", 0)
+	var grants []store.Grant
+	for range 3 {
+		if grants = append(grants, r.some(acme, "s", 5)...); len(grants) > 0 {
+			break
+		}
+	}
+	if len(grants) != 1 || grants[0].Run != free.ID {
+		r.Fatalf("behind a paused pack %d steps were granted", len(grants))
+	}
+	r.end(grants...)
+	depths, err := r.Depths(r.ctx(), acme)
+	r.must("depths", err)
+	if len(depths) != 1 || depths[0].Queue != "exports" || depths[0].Ready != most {
+		r.Errorf("the queues are %+v", depths)
+	}
+	rows, err := r.Steps(r.ctx(), acme, held.ID, "", 0)
+	r.must("steps", err)
+	for i := range rows {
+		if rows[i].Queue == nil || rows[i].Queue.Queue != "exports" {
+			r.Fatalf("%s stands in %+v", rows[i].ID, rows[i].Queue)
+		}
+	}
+	// A pause of its queue holds for what was set aside, too, and so does its limit.
+	r.change(acme, store.FlowQueue, "exports", "pause", 0)
+	r.change(acme, store.FlowPack, "held", "resume", 0)
+	for range 3 {
+		r.claim(acme, "s", 5, 0)
+	}
+	r.change(acme, store.FlowQueue, "exports", "resume", 0)
+	r.change(acme, store.FlowQueue, "exports", "limit", 7)
+	for i, g := range r.some(acme, "s", 50) {
+		if want := work.StepID(fmt.Sprintf("s%04d", i)); g.Step != want || i >= 7 {
+			r.Fatalf("grant %d is %s", i, g.Step)
+		}
+		grants = append(grants, g)
+	}
+	if len(grants) != 8 {
+		r.Errorf("%d steps were granted, not the one and the seven", len(grants))
+	}
+	if depths, err = r.Depths(r.ctx(), acme); err != nil || len(depths) != 1 || depths[0].Running != 7 || depths[0].Ready != most-7 {
+		r.Errorf("the queues are %+v, %v", depths, err)
+	}
+}
+
+// some asks for work, whatever comes.
+func (r *rig) some(tenant work.Tenant, session string, most int) []store.Grant {
+	r.Helper()
+	reply, err := r.Exchange(r.ctx(), request(tenant, session, most))
+	r.must("claim", err)
+	return reply.Grants
+}
+
 // testLimits: no more steps run at once than the tenant and the queue may, whoever asks, and an end makes room.
 func testLimits(r *rig) {
 	var steps []work.PlanStep

@@ -137,7 +137,7 @@ func (g gen) newStep(tenant work.Tenant, run work.RunID, id work.StepID) *work.S
 		Artifacts: g.artifacts(), CarriedRun: pick(g, "carried", "", work.RunID("run_9")),
 		Created: g.time("created"), Started: g.time("started"), Ended: g.time("ended"),
 	}
-	queue := pick(g, "queue", "", "", "exports", "shop/default")
+	queue := pick(g, "queue", "", "", "exports", "shop/default", work.LanesAside("nightly")+"exports", work.LanesAside("nightly"))
 	if g.yes("leased") {
 		s.Lease = &work.Lease{
 			Session: pick(g, "session", g.w.sessions...), Worker: g.text("worker"), Granted: g.time("granted"), Acked: g.time("acked"),

@@ -31,7 +31,7 @@ func Run(t *testing.T, h Harness) {
 		run  func(*rig)
 	}{
 		{"Submit", testSubmit}, {"Names", testNames}, {"Answer", testAnswer}, {"Chain", testChain}, {"Concurrency", testConcurrency}, {"Gate", testGate}, {"PolicyEngine", testPolicyEngine}, {"Control", testControl},
-		{"Pauses", testPauses}, {"Limits", testLimits}, {"Shares", testShares}, {"Quota", testQuota}, {"Delayed", testDelayed}, {"Bound", testBound}, {"Erase", testErase},
+		{"Pauses", testPauses}, {"SetAside", testAside}, {"Limits", testLimits}, {"Shares", testShares}, {"Quota", testQuota}, {"Delayed", testDelayed}, {"Bound", testBound}, {"Erase", testErase},
 		{"Retry", testRetry}, {"DeadLetter", testDeadLetter}, {"Sessions", testSessions}, {"Deadline", testDeadline},
 		{"RunTimeout", testRunTimeout}, {"Recover", testRecover}, {"Lines", testLines}, {"Attach", testAttach}, {"Cache", testCache},
 		{"Find", testFind}, {"Log", testLog}, {"Watch", testWatch}, {"Announce", testAnnounce}, {"Claim", testClaim}, {"Resync", testResync},
