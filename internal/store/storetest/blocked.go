@@ -3,6 +3,7 @@ package storetest
 import (
 	"fmt"
 	"testing"
+	"time"
 
 	"orrery.example/orrery/internal/canonical"
 	"orrery.example/orrery/internal/store"
@@ -32,7 +33,15 @@ func BenchmarkBlocked(b *testing.B, open func(testing.TB) kernel.Driver) {
 				b.Fatal(err)
 			}
 			r.many("free", "", 100)
+			began := time.Now()
 			grants := r.claim(1, nil)
+			for len(grants) == 0 { // what is paused is set aside first
+				grants = r.claim(1, nil)
+			}
+			once := float64(time.Since(began).Microseconds()) / float64(max(1, c.steps))
+			if c.by.Kind == store.FlowPack {
+				defer b.ReportMetric(once, "µs-once/step")
+			}
 			for b.Loop() {
 				if grants = r.claim(1, grants); len(grants) == 0 {
 					b.StopTimer()
