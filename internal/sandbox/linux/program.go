@@ -25,7 +25,7 @@ type program struct {
 	failed error         // nothing can be started at all
 }
 
-// found finds out, once, what is to be started as the shim: the one that was built for it, from memory, or this program where the build carries
+// findProgram finds out, once, what is to be started as the shim: the one that was built for it, from memory, or this program where the build carries
 // none or the machine does not execute memory.
 func (d *Driver) findProgram() *program {
 	p, err := d.carried()

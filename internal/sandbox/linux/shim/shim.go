@@ -13,7 +13,7 @@ import (
 	"orrery.example/orrery/internal/sandbox/linux/fork"
 )
 
-// Name is the first argument of the re-executed binary. It is no command: nobody types it, and ps shows what it is.
+// Name is the first argument of whatever program is the shim. It is no command: nobody types it, and ps shows what it is.
 const Name = "orrery-sandbox-shim"
 
 // hello makes a shim end at once: a probe that only wants to know whether it can be started this way.
