@@ -16,7 +16,7 @@ func TestTwoServersAreOne(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer server.Close()
+	t.Cleanup(func() { _ = server.Close() }) // after those who use it have stopped
 	url, err := server.Database(t.Context())
 	if err != nil {
 		t.Fatal(err)

@@ -47,24 +47,22 @@ func expired(r *store.Record, now work.Time) bool { return r.Expires != 0 && r.E
 // Records implements store.Records.
 func (s *Store) Records(ctx context.Context, tenant work.Tenant, kind, prefix, after string, limit int) ([]store.Record, error) {
 	now := s.now()
-	return read(ctx, s, func(r Reader) ([]store.Record, error) {
-		var out []store.Record
-		for {
-			page, err := r.Records(tenant, kind, prefix, after, limit)
-			if err != nil {
-				return nil, err
-			}
-			for i := range page {
-				if !expired(&page[i], now) && (limit <= 0 || len(out) < limit) {
-					out = append(out, page[i])
-				}
-			}
-			if limit <= 0 || len(page) < limit || len(out) == limit {
-				return out, nil
-			}
-			after = page[len(page)-1].ID
+	var out []store.Record
+	for {
+		page, err := glance(ctx, s, func(r Reader) ([]store.Record, error) { return r.Records(tenant, kind, prefix, after, limit) })
+		if err != nil {
+			return nil, err
 		}
-	})
+		for i := range page {
+			if !expired(&page[i], now) && (limit <= 0 || len(out) < limit) {
+				out = append(out, page[i])
+			}
+		}
+		if limit <= 0 || len(page) < limit || len(out) == limit {
+			return out, nil
+		}
+		after = page[len(page)-1].ID
+	}
 }
 
 // Change implements store.Records.

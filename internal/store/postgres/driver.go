@@ -192,11 +192,21 @@ func (d *Driver) Writers() int { return d.o.Writers }
 // be taken for work worth compiling: that took a hundred milliseconds a statement. And the plan does not depend on how long the lists are that
 // are asked about, so it need not be made again for each.
 func beginStatement(o *Options) string {
-	return fmt.Sprintf(`SELECT set_config('lock_timeout', '%d', true), set_config('statement_timeout', '%d', true),
+	return fmt.Sprintf(`SELECT incarnation, set_config('lock_timeout', '%d', true), set_config('statement_timeout', '%d', true),
 		set_config('idle_in_transaction_session_timeout', '%d', true), set_config('enable_seqscan', 'off', true), set_config('jit', 'off', true),
 		set_config('plan_cache_mode', 'force_generic_plan', true),
-		set_config('synchronous_commit', CASE current_setting('synchronous_commit') WHEN 'off' THEN 'on' ELSE current_setting('synchronous_commit') END, true)`,
+		set_config('synchronous_commit', CASE current_setting('synchronous_commit') WHEN 'off' THEN 'on' ELSE current_setting('synchronous_commit') END, true) FROM store`,
 		o.LockTimeout.Milliseconds(), o.StatementTimeout.Milliseconds(), o.Timeout.Milliseconds())
+}
+
+// restored notices a store that was restored, with every transaction: what follows judges tokens by it.
+func (d *Driver) restored(rows pgx.Rows) error {
+	var n int64
+	err := rows.Scan(&n, nil, nil, nil, nil, nil, nil, nil)
+	if err == nil && n > d.incarnation.Load() {
+		d.incarnation.Store(n)
+	}
+	return err
 }
 
 // attempts is how often a transaction is run that fails because of others.
@@ -232,8 +242,8 @@ func (d *Driver) update(ctx context.Context, fn func(kernel.Tx) error) (refused 
 	}
 	defer conn.Release()
 	t := newTx(newLink(ctx, conn.Conn()), d)
-	t.l.tell(`BEGIN ISOLATION LEVEL READ COMMITTED`)
-	t.l.hear(d.begin, func(pgx.Rows) error { return nil })
+	t.l.control(`BEGIN ISOLATION LEVEL READ COMMITTED`)
+	t.l.hear(d.begin, d.restored)
 	committed := false
 	defer func() {
 		if !committed { // also when fn panics
@@ -246,7 +256,14 @@ func (d *Driver) update(ctx context.Context, fn func(kernel.Tx) error) (refused 
 	if err := t.stage(); err != nil {
 		return false, err
 	}
-	t.l.tell(`COMMIT`)
+	if !t.l.changes {
+		// Locks of rows alone would make a commit wait for the disk: a worker that asks for work and gets none has nothing to wait for.
+		t.l.control(`ROLLBACK`)
+		err := t.l.send()
+		committed = err == nil
+		return false, err
+	}
+	t.l.control(`COMMIT`)
 	if err := t.l.send(); err != nil {
 		if lost(err) {
 			return true, fault.Wrap(fault.Unavailable, err, "it is not known whether the commit took place")
@@ -324,7 +341,7 @@ func (d *Driver) view(ctx context.Context, fn func(kernel.Reader) error) (answer
 	}
 	defer conn.Release()
 	l := newLink(ctx, conn.Conn())
-	l.tell(`BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY`)
+	l.control(`BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY`)
 	defer rollback(conn.Conn())
 	err = fn(&reader{l: l})
 	return l.answered, err

@@ -19,14 +19,21 @@ type link struct {
 	pending *pgx.Batch
 
 	answered bool // the server has, at least once
+	changes  bool // something was told that changes rows
 }
 
 func newLink(ctx context.Context, conn *pgx.Conn) *link {
 	return &link{ctx: ctx, conn: conn, pending: &pgx.Batch{}}
 }
 
-// tell sends a statement along with the next question.
-func (l *link) tell(sql string, args ...any) { l.pending.Queue(sql, args...) }
+// tell sends a statement that changes rows along with the next question.
+func (l *link) tell(sql string, args ...any) {
+	l.changes = true
+	l.pending.Queue(sql, args...)
+}
+
+// control sends a statement about the transaction itself.
+func (l *link) control(sql string) { l.pending.Queue(sql) }
 
 // hear is a question whose rows are given to row when send is called.
 func (l *link) hear(sql string, row func(pgx.Rows) error, args ...any) {

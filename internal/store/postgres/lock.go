@@ -75,15 +75,6 @@ func (t *tx) Lock(n kernel.Needs) error {
 		}
 	}
 	steps = slices.DeleteFunc(steps, func(ref kernel.StepRef) bool { return ref.Step == "" })
-	// With every transaction, so that a store that was restored is noticed at once: what follows judges tokens by it.
-	t.l.hear(`SELECT incarnation FROM store`, func(rows pgx.Rows) error {
-		var n int64
-		err := rows.Scan(&n)
-		if err == nil && n > t.d.incarnation.Load() {
-			t.d.incarnation.Store(n)
-		}
-		return err
-	})
 	var locked []*work.Run
 	t.hearRuns(lockRuns, keys, &locked)
 	learn := t.hearSteps(steps)

@@ -2,8 +2,10 @@ package postgres
 
 import (
 	"cmp"
+	"fmt"
 	"maps"
 	"slices"
+	"strings"
 
 	"github.com/jackc/pgx/v5"
 
@@ -86,8 +88,8 @@ func (r *reader) Look(refs []store.RecordRef) ([]*store.Record, error) {
 	for i, ref := range refs {
 		keys[i] = recordKey{ref.Tenant, ref.Kind, ref.ID}
 	}
-	tenants, kinds, ids := recordTexts(keys)
-	found, err := r.findRecords(recordsByRef+`) r`, tenants, kinds, ids)
+	query, args := lookQuery(keys)
+	found, err := r.findRecords(query, args...)
 	at := make(map[recordKey]*store.Record, len(found))
 	for i := range found {
 		at[recordKey{found[i].Tenant, found[i].Kind, found[i].ID}] = &found[i]
@@ -97,6 +99,27 @@ func (r *reader) Look(refs []store.RecordRef) ([]*store.Record, error) {
 		out[i] = copyOf(at[key])
 	}
 	return out, err
+}
+
+// lookQuery asks for a few records as a list of values: of those the planner knows how many they are, and keeps its plan. What asks for an array it
+// plans again each time, unless it is told not to.
+func lookQuery(keys []recordKey) (string, []any) {
+	const few = 4
+	if len(keys) > few || len(keys) == 0 {
+		tenants, kinds, ids := recordTexts(keys)
+		return recordsByRef + `) r`, []any{tenants, kinds, ids}
+	}
+	var values strings.Builder
+	var args []any
+	for i, key := range keys {
+		if i > 0 {
+			values.WriteString(", ")
+		}
+		fmt.Fprintf(&values, "($%d::text, $%d::text, $%d::text)", 3*i+1, 3*i+2, 3*i+3)
+		args = append(args, key.tenant, key.kind, key.id)
+	}
+	return `SELECT r.* FROM (VALUES ` + values.String() + `) AS k (tenant, kind, id) CROSS JOIN LATERAL (` + recordColumns +
+		`x WHERE x.tenant = k.tenant AND x.kind = k.kind AND x.id = k.id LIMIT 1) r`, args
 }
 
 func recordTexts(keys []recordKey) (tenants, kinds, ids []string) {
@@ -199,6 +222,7 @@ func (t *tx) DeleteRecord(tenant work.Tenant, kind, id string) error {
 // PruneRecords implements kernel.RecordWriter. What another transaction uses at the moment is passed over.
 func (t *tx) PruneRecords(now work.Time, limit int) (int, error) {
 	n := 0
+	t.l.changes = true
 	err := t.ask(`WITH due AS MATERIALIZED (SELECT ctid FROM records WHERE expires <> 0 AND expires <= $1
 		ORDER BY expires, tenant, kind, id LIMIT $2 FOR UPDATE SKIP LOCKED)
 		DELETE FROM records WHERE ctid = ANY (ARRAY(SELECT ctid FROM due)) RETURNING 1`, func(pgx.Rows) error { n++; return nil }, now, all(limit))

@@ -251,6 +251,7 @@ func labelParts(row *work.Run, part int) []string {
 
 // EraseRows implements kernel.RowWriter. Rows go a few at a time, so that vacuum keeps up and no lock is held for long.
 func (t *tx) EraseRows(tenant work.Tenant, run work.RunID, limit int) (n int, last int64, err error) {
+	t.l.changes = true
 	for _, table := range []string{"step_values", "steps", "lines", "documents", "dead_letters"} {
 		if n >= limit {
 			break
