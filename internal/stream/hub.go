@@ -22,10 +22,11 @@ const (
 	PerCaller    = 100     // streams of one account at once
 	page         = 256     // what is read and handed on at once
 
-	slowAfter = 5 * time.Second      // how long a follower may be busy with what it was given
-	lookAgain = time.Second          // a hint of the store may get lost
-	pause     = 5 * time.Millisecond // between two looks, so that many small commits are read together
-	maxAbout  = 4096                 // runs that are remembered
+	slowAfter  = 5 * time.Second        // how long a follower may be busy with what it was given
+	lookAgain  = time.Second            // a hint of the store may get lost
+	leastApart = 500 * time.Microsecond // between two looks,
+	pause      = 5 * time.Millisecond   // and while commits come all the time, so that many small ones are read together
+	maxAbout   = 4096                   // runs that are remembered
 )
 
 // Store is what is followed.

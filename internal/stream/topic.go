@@ -53,7 +53,7 @@ func (t *topic) read() {
 	wake := t.h.store.Watch(t.life)
 	look := time.NewTicker(lookAgain)
 	defer look.Stop()
-	failures := 0
+	failures, apart := 0, leastApart
 	for {
 		more, err := t.step()
 		if failures = failures + 1; err == nil {
@@ -72,7 +72,10 @@ func (t *topic) read() {
 		select {
 		case <-t.life.Done():
 			return
-		case <-time.After(pause):
+		case <-time.After(apart):
+		}
+		if apart = min(2*apart, pause); len(wake) == 0 {
+			apart = leastApart
 		}
 		select {
 		case <-t.life.Done():

@@ -27,8 +27,11 @@ type waiter struct {
 	turn  chan struct{} // gets a value when it is its turn to try
 }
 
-// hintsApart is the shortest time between two hints that are passed on: under load they come with every commit.
-const hintsApart = 5 * time.Millisecond
+// The shortest time between two hints that are passed on. Under load they come with every commit: then the time grows.
+const (
+	leastApart = 500 * time.Microsecond
+	mostApart  = 5 * time.Millisecond
+)
 
 func newHall(watch func(context.Context) <-chan struct{}) *hall {
 	return &hall{watch: watch, next: make(chan struct{}), queues: map[string][]*waiter{}}
@@ -55,16 +58,20 @@ func (h *hall) enter() (leave func()) {
 }
 
 func (h *hall) listen(ctx context.Context, hints <-chan struct{}) {
-	apart := time.NewTimer(0)
-	defer apart.Stop()
-	<-apart.C
+	over := time.NewTimer(0)
+	defer over.Stop()
+	<-over.C
+	apart := leastApart
 	for range hints {
 		h.ring()
-		apart.Reset(hintsApart)
+		over.Reset(apart)
 		select {
-		case <-apart.C:
+		case <-over.C:
 		case <-ctx.Done():
 			return
+		}
+		if apart = min(2*apart, mostApart); len(hints) == 0 {
+			apart = leastApart
 		}
 	}
 }
