@@ -209,3 +209,65 @@ func TestNoTableIsReadWhole(t *testing.T) {
 		}
 	}
 }
+
+// A transaction that only looked and locked is rolled back, so that nobody waits for a disk that has nothing to keep; one that changed a row is not.
+func TestNothingIsCommitted(t *testing.T) {
+	url := server.Database(t)
+	d := connect(t, url)
+	defer d.Close()
+	conn, err := pgx.Connect(t.Context(), url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(context.Background())
+	row := store.Record{Tenant: "acme", Kind: "kind", ID: "id", Version: 1, Doc: []byte(`{}`)}
+	ended := func(column string) (how string) {
+		if err := conn.QueryRow(t.Context(), `SELECT pg_xact_status(`+column+`::text::xid8) FROM records`).Scan(&how); err != nil {
+			t.Fatal(err)
+		}
+		return how
+	}
+	if err := d.Update(t.Context(), func(tx kernel.Tx) error { return tx.PutRecord(row) }); err != nil {
+		t.Fatal(err)
+	}
+	if how := ended("xmin"); how != "committed" {
+		t.Errorf("a transaction that made a row was %s", how)
+	}
+	if err := d.Update(t.Context(), func(tx kernel.Tx) error {
+		_, err := tx.Record(row.Tenant, row.Kind, row.ID)
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if how := ended("xmax"); how != "aborted" {
+		t.Errorf("a transaction that locked a row and changed none was %s", how)
+	}
+}
+
+// The planner learns of a young store from its first runs on, without waiting for the server to look.
+func TestStatisticsOfAYoungStore(t *testing.T) {
+	url := server.Database(t)
+	s := servers(t, url, 1)[0]
+	conn, err := pgx.Connect(t.Context(), url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(context.Background())
+	if _, err := conn.Exec(t.Context(), `ALTER TABLE runs SET (autovacuum_enabled = off)`); err != nil {
+		t.Fatal(err)
+	}
+	raw, hash := onePlan(1)
+	submitAll(t, s, 300, raw, hash)
+	var known float64
+	for deadline := time.Now().Add(time.Minute); known < 100; {
+		if err := conn.QueryRow(t.Context(), `SELECT reltuples FROM pg_class WHERE relname = 'runs'`).Scan(&known); err != nil {
+			t.Fatal(err)
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("after 300 runs the planner thinks there are %g", known)
+		}
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
