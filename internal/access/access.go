@@ -39,15 +39,26 @@ func ParseScope(s string) ([]Scope, error) {
 	if slices.Contains(Scopes(), lower) {
 		return []Scope{lower}, nil
 	}
-	switch lower {
-	case "orchestrator:read", "taskrunner.viewer":
-		return []Scope{OrchRead, PacksRead}, nil
-	case "orchestrator:write", "taskrunner.operator":
-		return []Scope{OrchOperate, PacksRun}, nil
-	case "orch:admin", "taskrunner.admin":
-		return []Scope{Admin}, nil
-	default:
-		return nil, fault.New(fault.Invalid, "%q is no scope", s).WithHint("scopes are %v", Scopes())
+	for _, a := range Aliases() {
+		if slices.Contains(a.Names, string(lower)) {
+			return slices.Clone(a.Scopes), nil
+		}
+	}
+	return nil, fault.New(fault.Invalid, "%q is no scope", s).WithHint("scopes are %v", Scopes())
+}
+
+// Alias is what clients of earlier systems call scopes.
+type Alias struct {
+	Names  []string
+	Scopes []Scope
+}
+
+// Aliases lists them.
+func Aliases() []Alias {
+	return []Alias{
+		{[]string{"orchestrator:read", "taskrunner.viewer"}, []Scope{OrchRead, PacksRead}},
+		{[]string{"orchestrator:write", "taskrunner.operator"}, []Scope{OrchOperate, PacksRun}},
+		{[]string{"orch:admin", "taskrunner.admin"}, []Scope{Admin}},
 	}
 }
 

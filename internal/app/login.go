@@ -6,6 +6,7 @@ import (
 
 	"orrery.example/orrery/api"
 	"orrery.example/orrery/internal/access"
+	"orrery.example/orrery/internal/fault"
 	"orrery.example/orrery/internal/identity"
 	"orrery.example/orrery/internal/oidc"
 	"orrery.example/orrery/internal/store"
@@ -16,6 +17,7 @@ import (
 type callers struct {
 	own       *identity.Service
 	federated *oidc.Service
+	sealed    bool // no provider counts
 }
 
 // Expect implements httpapi.Identifier.
@@ -32,6 +34,10 @@ func (c callers) Tenant(ctx context.Context, tenant work.Tenant, found store.Fou
 func (c callers) Principal(ctx context.Context, token string, found store.Found) (access.Principal, error) {
 	if !oidc.Looks(token) {
 		return c.own.Principal(ctx, token, found)
+	}
+	if c.sealed {
+		return access.Principal{}, fault.New(fault.Unauthenticated, "this installation is sealed: logins of identity providers do not count").
+			WithHint("use a token of this installation: orrery login --token-file FILE")
 	}
 	p, err := c.federated.Person(ctx, token)
 	if err != nil {

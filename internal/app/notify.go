@@ -21,6 +21,22 @@ type NotifyOptions struct {
 	MailURL  string // "" for no mail
 	MailFrom string
 	Allow    []string // networks beside the public ones that webhooks may reach
+	Sealed   bool     // nobody is told
+}
+
+// sealed takes out of the options of a server whatever would ask others, and says so. What tries to is refused where it is asked for.
+func (o *ServerOptions) sealed() {
+	if !o.Sealed {
+		return
+	}
+	log := hushed(o.Log)
+	for _, p := range o.Providers {
+		log.Warn("sealed: logins of an identity provider do not count", "provider", p.Name)
+	}
+	for _, e := range o.Engines {
+		log.Warn("sealed: gates of a policy engine are not answered", "engine", e.Name)
+	}
+	o.Providers, o.Engines, o.Notify.Sealed = nil, nil, true
 }
 
 // Notifier returns the notifications of an installation. Their secrets are encrypted with its encryption key.
@@ -33,7 +49,7 @@ func (f *Folder) Notifier(o NotifyOptions) (*notify.Service, error) {
 		}
 		allowed = append(allowed, p.Masked())
 	}
-	s := &notify.Service{Store: f.Store, Encrypter: f.encrypter, Post: notify.Outside(allowed), Now: Now, Log: f.Log}
+	s := &notify.Service{Store: f.Store, Encrypter: f.encrypter, Post: notify.Outside(allowed), Sealed: o.Sealed, Now: Now, Log: f.Log}
 	if f.Telemetry != nil && f.Telemetry.Metrics != nil {
 		s.Metrics = f.Telemetry.Metrics
 	}

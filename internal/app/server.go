@@ -50,6 +50,7 @@ type ServerOptions struct {
 	Drain    time.Duration
 	Version  string
 
+	Sealed    bool          // nobody outside is asked or told: see sealed
 	Providers []oidc.Issuer // identity providers that are trusted
 	Aside     Aside
 	Inspect   func(ctx context.Context) map[string]any // documents for a debug bundle, by name; nil for none
@@ -100,6 +101,7 @@ func OpenServer(ctx context.Context, o ServerOptions) (*Server, error) {
 		return nil, fault.New(fault.Invalid, "the grace of files that nothing names is at least %s, not %s", leastGrace, o.BlobGrace)
 	}
 	o.Secret = nil // per tenant
+	o.sealed()
 	incidents := &incident.Service{Now: Now}
 	o.heard = incidents.Committed
 	f, err := Open(ctx, o.Options)
@@ -162,7 +164,7 @@ func (s *Server) prepare(ctx context.Context) error {
 		return err
 	}
 	config := httpapi.Config{
-		Routes: append(routes, documents...), Identity: callers{s.Identity, s.federated}, Tickets: s.Identity, Certificate: s.authority.Identify, Records: s.Store,
+		Routes: append(routes, documents...), Identity: callers{s.Identity, s.federated, s.opts.Sealed}, Tickets: s.Identity, Certificate: s.authority.Identify, Records: s.Store,
 		Version: s.opts.Version, Rate: s.opts.Rate, Burst: s.opts.Burst, Now: Now, Log: s.Log,
 	}
 	if s.Telemetry != nil {
@@ -464,6 +466,9 @@ func (s *Server) secret(tenant work.Tenant, ref string) ([]byte, error) {
 			return s.secrets.resolve(tenant, ref)
 		}
 	case "vault":
+		if s.opts.Sealed {
+			return nil, fault.New(fault.Denied, "this installation is sealed, so no Vault server is asked for the secret %s", ref).WithHint("put it below --secret-dir/%s", tenant)
+		}
 		below := strings.Trim(s.opts.SecretVault, "/")
 		if below != "" && strings.HasPrefix(where, below+"/"+string(tenant)+"/") {
 			return s.secrets.resolve(tenant, ref)

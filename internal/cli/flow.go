@@ -1,11 +1,13 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
 	"io"
 	"maps"
+	"os"
 	"slices"
 	"strconv"
 	"time"
@@ -67,6 +69,14 @@ func reasoned(cmd *cobra.Command, by *work.Actor) {
 	cmd.Flags().StringVar(&by.Ticket, "ticket", "", "the ticket that it belongs to")
 }
 
+// elevated takes the reason and the ticket that the scope orch:quota demands from the environment, where the flags give none: for automation.
+func elevated(scope string, by *work.Actor) {
+	for _, prefix := range []string{"ORRERY_ORCH_", "STELLAOPS_ORCH_"} {
+		by.Reason = cmp.Or(by.Reason, os.Getenv(prefix+scope+"_REASON"))
+		by.Ticket = cmp.Or(by.Ticket, os.Getenv(prefix+scope+"_TICKET"))
+	}
+}
+
 // flowCommand holds something back or lets it go on.
 func (c *cli) flowCommand(kind, verb, short string) *cobra.Command {
 	var by work.Actor
@@ -100,6 +110,7 @@ func (c *cli) limitCommand(kind, use, short string) *cobra.Command {
 		if err != nil || most < 0 {
 			return fault.New(fault.Invalid, "%q is no number", args[n-1]).WithHint("0 means no limit")
 		}
+		elevated("QUOTA", &by)
 		change := store.FlowChange{Kind: kind, Verb: cmd.Name(), N: most}
 		if n == 2 {
 			change.Name = args[0]
@@ -116,6 +127,7 @@ func (c *cli) quotaCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "quota", Short: "Set what the tenant may have at most; what is not given is not limited", Args: atMost(0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			elevated("QUOTA", &by)
 			return c.changeFlow(cmd.Context(), store.FlowChange{Kind: store.FlowTenant, Verb: "quota", Quota: q}, by)
 		},
 	}

@@ -113,7 +113,7 @@ Start here:
 		c.queueCommand(), c.tenantCommand(), c.packsCommand(), c.retentionCommand(), c.gcCommand(), c.incidentsCommand(),
 		c.verifyCommand(), c.replayCommand(), c.keysCommand(), c.trustCommand(), c.rulesCommand(), c.doctorCommand(), c.debugCommand(), c.schemaCommand(), c.versionCommand(),
 		c.upCommand(), c.serveCommand(), c.backupCommand(), c.restoreCommand(), c.workerCommand(), c.configCommand(),
-		c.loginCommand(), c.logoutCommand(), c.contextCommand(), c.tokenCommand(), c.userCommand(), c.notifyCommand(),
+		c.loginCommand(), c.logoutCommand(), c.contextCommand(), c.tokenCommand(), c.userCommand(), c.rolesCommand(), c.notifyCommand(),
 	)
 	c.completeRuns(root)
 	return root

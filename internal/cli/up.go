@@ -37,6 +37,7 @@ func serverSettings() []config.Setting {
 		{Name: "client-ca", Kind: "text", Summary: "file with the authorities of workers' certificates (PEM)"},
 		{Name: "identity-providers", Kind: "text", Summary: "file with the OpenID providers whose logins count (YAML)"},
 		{Name: "policy-engines", Kind: "text", Summary: "file with the policy engines that gates may name (YAML)"},
+		{Name: "sealed", Kind: "switch", Default: "false", Summary: "switch off what asks or tells others: identity providers, policy engines, notifications, secrets of a Vault server"},
 		{Name: "slots", Kind: "number", Default: "0", Summary: "steps at once in this process, 0 for twice the processors"},
 		{Name: "allow-unsandboxed", Kind: "switch", Default: "false", Summary: "permit steps that ask for tier t0 where the machine has no sandbox"},
 		{Name: "read-path", Kind: "list", Summary: "host paths that every step may read"},
@@ -117,7 +118,7 @@ func (c *cli) serve(ctx context.Context, v config.Values, work bool) error {
 	s, err := app.OpenServer(ctx, app.ServerOptions{
 		Options: o, Listen: v.Text("listen"), Work: work, Rate: v.Number("rate"), Burst: int(v.Number("burst")), Drain: v.Duration("drain"),
 		CertFile: v.Text("tls-cert"), KeyFile: v.Text("tls-key"), ClientCA: v.Text("client-ca"), Version: Version,
-		Providers: trusted.Providers, Heartbeat: v.Duration("stream-heartbeat"), Publish: v.List("publish"),
+		Sealed: v.On("sealed"), Providers: trusted.Providers, Heartbeat: v.Duration("stream-heartbeat"), Publish: v.List("publish"),
 		Notify:    app.NotifyOptions{MailURL: v.Text("mail-url"), MailFrom: v.Text("mail-from"), Allow: v.List("notify-allow")},
 		BlobGrace: v.Duration("blob-grace"),
 		SecretEnv: v.List("secret-env"), SecretDir: v.Text("secret-dir"), SecretVault: v.Text("secret-vault"),

@@ -3,11 +3,13 @@ package cli
 import (
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
 
 	"orrery.example/orrery/api"
+	"orrery.example/orrery/internal/access"
 )
 
 func (c *cli) userCommand() *cobra.Command {
@@ -132,4 +134,59 @@ func (c *cli) createTenant() *cobra.Command {
 	}
 	cmd.Flags().StringVar(&title, "title", "", "what it is")
 	return cmd
+}
+
+// RoleResult is a role, or a scope with the names that it also goes by.
+type RoleResult struct {
+	Name   string              `json:"name"`
+	Scopes []access.Scope      `json:"scopes"`
+	Also   map[string][]string `json:"also,omitempty"` // by scope, names that give it, perhaps among others
+}
+
+func (c *cli) rolesCommand() *cobra.Command {
+	return c.grouped("roles", "See what the roles of accounts may do",
+		&cobra.Command{
+			Use: "list", Short: "List the roles with their scopes", Args: atMost(0),
+			RunE: func(*cobra.Command, []string) error {
+				items := []RoleResult{}
+				rows := [][]string{{"ROLE", "SCOPES"}}
+				for _, r := range access.Roles() {
+					items = append(items, RoleResult{Name: r.Name, Scopes: r.Scopes})
+					rows = append(rows, []string{r.Name, scopeText(r.Scopes)})
+				}
+				return c.show(map[string]any{"items": items}, func(out io.Writer) error { return columns(out, rows) })
+			},
+		},
+		&cobra.Command{
+			Use: "show ROLE", Short: "Show the scopes of a role, what they demand, and the other names that tokens may have them by", Args: exactly(1, "a role"),
+			RunE: func(_ *cobra.Command, args []string) error {
+				scopes, err := access.ParseRoles(args)
+				if err != nil {
+					return err
+				}
+				role := RoleResult{Name: args[0], Scopes: scopes, Also: map[string][]string{}}
+				rows := [][]string{{"SCOPE", "ALSO", "DEMANDS"}}
+				for _, s := range scopes {
+					for _, a := range access.Aliases() {
+						if slices.Contains(a.Scopes, s) {
+							role.Also[string(s)] = append(role.Also[string(s)], a.Names...)
+						}
+					}
+					demands := ""
+					if access.NeedsTicket(s) {
+						demands = "a reason and a ticket"
+					}
+					rows = append(rows, []string{string(s), strings.Join(role.Also[string(s)], " "), demands})
+				}
+				return c.show(role, func(out io.Writer) error { return columns(out, rows) })
+			},
+		})
+}
+
+func scopeText(scopes []access.Scope) string {
+	out := make([]string, len(scopes))
+	for i, s := range scopes {
+		out[i] = string(s)
+	}
+	return strings.Join(out, " ")
 }

@@ -18,6 +18,9 @@ type External struct {
 	Subject string `json:"subject"`
 }
 
+// federatedToken begins what stands for the id of a token in a principal whose token an identity provider has made.
+const federatedToken = "oidc/"
+
 // kindLink finds the account of somebody from outside. Its id is the digest of issuer and subject.
 const kindLink = "link"
 
@@ -61,7 +64,7 @@ func (s *Service) Federated(ctx context.Context, f Foreign) (access.Principal, e
 			return access.Principal{}, fault.New(fault.Unauthenticated, "the account %s is disabled", a.Name)
 		}
 		scopes, err := a.rights()
-		return access.Principal{Subject: a.Name, Kind: a.Kind, Tenant: a.Tenant, Scopes: scopes, TokenID: "oidc/" + f.Provider + "/" + a.Name}, err
+		return access.Principal{Subject: a.Name, Kind: a.Kind, Tenant: a.Tenant, Scopes: scopes, TokenID: federatedToken + f.Provider + "/" + a.Name}, err
 	}
 }
 
@@ -133,6 +136,6 @@ func (s *Service) create(a Account) ([]store.RecordChange, error) {
 // audit notes what a login changes by itself, whatever the request is about.
 func (f Foreign) audit(ctx context.Context, action, account string) context.Context {
 	return store.WithAudit(ctx, &store.Audit{
-		Tenant: f.Tenant, Action: action, Actor: account, Kind: "user", Token: "oidc/" + f.Provider, Subject: account,
+		Tenant: f.Tenant, Action: action, Actor: account, Kind: "user", Token: federatedToken + f.Provider, Subject: account,
 	})
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/json"
+	"strings"
 
 	"orrery.example/orrery/internal/access"
 	"orrery.example/orrery/internal/fault"
@@ -50,9 +51,13 @@ func (s *Service) Redeem(ctx context.Context, ticket string) (access.Principal, 
 	return p, s.Holds(ctx, p)
 }
 
-// Holds returns nil while the token that a principal came with counts. A principal without a token of this service is not judged here. Error:
-// fault.Unauthenticated.
+// Holds returns nil while the token that a principal came with counts, and for a login of an identity provider while his account does. A
+// principal of a certificate is not judged here. Error: fault.Unauthenticated.
 func (s *Service) Holds(ctx context.Context, p access.Principal) error {
+	refused := fault.New(fault.Unauthenticated, "the token has expired or was revoked")
+	if strings.HasPrefix(p.TokenID, federatedToken) {
+		return s.enabled(ctx, p.Tenant, p.Subject, refused)
+	}
 	k, _, err := s.kept(ctx, p.TokenID, nil)
 	if fault.CodeOf(err) == fault.NotFound {
 		return nil
@@ -60,11 +65,15 @@ func (s *Service) Holds(ctx context.Context, p access.Principal) error {
 	if err != nil {
 		return err
 	}
-	refused := fault.New(fault.Unauthenticated, "the token has expired or was revoked")
 	if k.Revoked != 0 || k.Expires != 0 && k.Expires <= s.Now() {
 		return refused
 	}
-	a, _, err := s.account(ctx, k.Tenant, k.Account, nil)
+	return s.enabled(ctx, k.Tenant, k.Account, refused)
+}
+
+// enabled returns the refusal for an account that is disabled or gone.
+func (s *Service) enabled(ctx context.Context, tenant work.Tenant, account string, refused error) error {
+	a, _, err := s.account(ctx, tenant, account, nil)
 	if fault.CodeOf(err) == fault.NotFound || err == nil && a.Disabled {
 		return refused
 	}

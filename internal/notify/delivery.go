@@ -341,6 +341,9 @@ func (s *Service) try(ctx context.Context, tenant work.Tenant, d *Delivery) (a A
 }
 
 func (s *Service) deliver(ctx context.Context, tenant work.Tenant, k *kept, d *Delivery) (Attempt, error) {
+	if s.Sealed {
+		return Attempt{}, sealed()
+	}
 	var m Message
 	if err := json.Unmarshal(d.Body, &m); err != nil {
 		return Attempt{}, fault.Wrap(fault.Internal, err, "a notification")

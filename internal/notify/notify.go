@@ -35,6 +35,7 @@ type Service struct {
 	Encrypter *keyring.Encrypter // of secrets of webhooks and addresses of chats
 	Post      Poster             // sends requests; see Outside
 	Mail      *Mailer            // nil when the operator has set up no mail server
+	Sealed    bool               // nobody outside is told
 	Metrics   Metrics            // nil for nobody who counts
 	Now       func() work.Time
 	Log       *slog.Logger
@@ -111,6 +112,9 @@ func (s *Service) Create(ctx context.Context, tenant work.Tenant, r Rule) (Rule,
 	if err := s.check(&r); err != nil {
 		return r, "", err
 	}
+	if s.Sealed {
+		return r, "", sealed()
+	}
 	all, err := s.Rules(ctx, tenant)
 	if err != nil {
 		return r, "", err
@@ -139,6 +143,11 @@ func (s *Service) Create(ctx context.Context, tenant work.Tenant, r Rule) (Rule,
 		return r, "", err
 	}
 	return k.Rule, shown, s.Store.Change(ctx, changes...)
+}
+
+// sealed is why nobody is told.
+func sealed() error {
+	return fault.New(fault.Denied, "this installation is sealed: nobody outside is notified").WithHint("read what happens with: orrery runs list, orrery incidents list")
 }
 
 func newSecret() string {

@@ -277,7 +277,7 @@ func (p *Service) row(ctx context.Context, ask store.Ask) (*work.Step, error) {
 func (p *Service) answer(ctx context.Context, ask store.Ask, spec *work.EngineSpec, input json.RawMessage) (*work.EngineAnswer, error) {
 	e := p.engines[spec.Name]
 	if e == nil {
-		return nil, fault.New(fault.Unavailable, "no policy engine is called %s here", spec.Name)
+		return nil, fault.New(fault.Unavailable, "no policy engine is called %s here, or the installation is sealed", spec.Name)
 	}
 	if !e.may(ask.Tenant, spec.Path) {
 		return nil, fault.New(fault.Denied, "the tenant %s may not ask the policy engine %s for %s", ask.Tenant, spec.Name, spec.Path)

@@ -305,3 +305,26 @@ func TestFollowRun(t *testing.T) {
 		}
 	}
 }
+
+// Every frame says whose it is, to which project, job type and correlation it belongs, and which worker caused it.
+func TestJ4_Provenance(t *testing.T) {
+	a := about("run_1", "amber", "hello", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", "blue")
+	claimed := &work.Event{Tenant: "acme", Run: "run_1", Seq: 4, Type: work.StepClaimed, Step: "a", Attempt: 2, Data: json.RawMessage(`{"worker":"w1"}`)}
+	line := &work.LogLine{Run: "run_1", Seq: 9, EventType: "step.stdout", Step: "a", Attempt: 2}
+	for _, f := range []Frame{EventFrame(claimed, a), lineFrame("acme", line, a)} {
+		if f.Tenant != "acme" || f.Project != "blue" || f.JobType != "pack-run" || f.CorrelationID != "4bf92f3577b34da6a3ce929d0e0e4736" || f.Run != "run_1" || f.Attempt != 2 {
+			t.Errorf("a frame says %+v", f)
+		}
+	}
+	if f := EventFrame(claimed, a); f.TaskRunner != "w1" {
+		t.Errorf("the worker is %q", f.TaskRunner)
+	}
+	// A run without a project or a trace has both nevertheless, and so has what belongs to no run.
+	if f := EventFrame(claimed, about("run_1", "amber", "hello", "", "")); f.Project != "default" || f.CorrelationID != "run_1" {
+		t.Errorf("without a project: %+v", f)
+	}
+	incident := &work.Event{Tenant: "acme", Run: store.IncidentStream, Seq: 1, Type: "incident.opened", Data: json.RawMessage(`{"id":"inc_1"}`)}
+	if f := EventFrame(incident, About{}); f.Tenant != "acme" || f.Project != "default" || f.CorrelationID != "inc_1" || f.Run != "" {
+		t.Errorf("an incident says %+v", f)
+	}
+}

@@ -68,7 +68,7 @@ func (r *rig) document() document {
 }
 
 // The document has every operation of the server and no other, each with what a client must know.
-func TestDocumentIsTheTable(t *testing.T) {
+func TestJ1_DocumentIsTheTable(t *testing.T) {
 	r := start(t, app.ServerOptions{})
 	doc := r.document()
 	if doc.OpenAPI != "3.1.0" {

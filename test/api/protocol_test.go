@@ -336,7 +336,7 @@ func TestDrain(t *testing.T) {
 }
 
 // Superseded routes say what replaces them; the routes of the task-pack API do not.
-func TestDeprecation(t *testing.T) {
+func TestJ2_Deprecation(t *testing.T) {
 	r := start(t, app.ServerOptions{})
 	a := r.ask("GET", "/v1/task-runner/runs/nothing", r.root, local, nil)
 	if a.status != 404 || a.header.Get("Deprecation") == "" || a.header.Get("Link") != `</api/v1/runs/{runId}>; rel="successor-version"` {

@@ -55,7 +55,7 @@ steps:
 
 // T6, T11: a gate passes only by a clear yes of the policy engine that the operator has configured, the evidence says who decided what by
 // which policies, and neither verification nor replay asks again.
-func TestT6_PolicyEngine(t *testing.T) {
+func TestT11_PolicyEngine(t *testing.T) {
 	o, err := testservice.StartOPA("let-me-in", map[string]string{"release.rego": decisions, ".manifest": `{"revision": "r-7"}`})
 	if err != nil {
 		t.Fatal(err)
