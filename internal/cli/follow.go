@@ -107,8 +107,15 @@ func (w *follower) look(ctx context.Context) (bool, error) {
 		if err != nil {
 			return moved, err
 		}
+		said := false
 		for i := range events {
 			moved = true
+			if events[i].Type == work.StepEnded && !said { // what a step has said stands above its end
+				said = true
+				if err := w.lines(ctx); err != nil {
+					return moved, err
+				}
+			}
 			text := w.prog.take(&events[i])
 			if text != "" && w.tree == nil && events[i].Seq > w.past {
 				w.c.say("%s  %s", events[i].Time.Std().Local().Format("15:04:05.000"), w.badged(&events[i], text))

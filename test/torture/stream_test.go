@@ -127,8 +127,12 @@ type account struct {
 	bad  string
 }
 
-// take notes a frame. Every run's events must come in order, each once.
+// take notes a frame of a run. Every run's events must come in order, each once. What happens to the tenant, such as an incident on a machine that
+// is slow, is not looked at.
 func (a *account) take(f api.Frame) {
+	if f.RunID == "" {
+		return
+	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.next[f.RunID]++; f.Sequence != a.next[f.RunID] && a.bad == "" {
@@ -161,7 +165,7 @@ func (s *site) socket(ctx context.Context, a *account, from string) {
 				break
 			}
 			var f api.Frame
-			if json.Unmarshal(raw, &f) != nil || f.RunID == "" {
+			if json.Unmarshal(raw, &f) != nil || f.RunID == "" { // a frame about the stream is no place to go on behind
 				continue
 			}
 			after = f.ID
