@@ -106,6 +106,8 @@ type BatchRun struct {
 	Note     string                     `json:"note,omitempty"`
 	RunToken string                     `json:"runToken,omitempty"`
 	Labels   map[string]string          `json:"labels,omitempty"`
+	Project  string                     `json:"project,omitempty"`   // within the tenant
+	At       string                     `json:"notBefore,omitempty"` // it starts no sooner, like 2026-01-02T03:04:05.000000Z
 	Request  json.RawMessage            `json:"request,omitempty"`
 }
 

@@ -68,3 +68,35 @@ func TestBatch(t *testing.T) {
 		t.Errorf("the audit stream is judged %v", v)
 	}
 }
+
+// Each run of a batch has a project, a time and labels of its own, as a run that is submitted alone; one that cannot have them is named and
+// none is created.
+func TestBatchOfItsOwn(t *testing.T) {
+	r := start(t, app.ServerOptions{Work: true})
+	tokens := r.tenant("acme", "viewer", "operator")
+	pack := "name: many\nsteps:\n- run: {uses: noop}\n"
+	submit := func(runs ...map[string]any) answer {
+		return r.ask("POST", "/api/v1/run-batches", tokens["operator"], "acme", map[string]any{"manifest": pack, "runs": runs})
+	}
+	later := map[string]any{"project": "shop", "notBefore": "2099-01-02T03:04:05.000000Z", "labels": map[string]string{"case": "7"}}
+	made := r.want(submit(later, map[string]any{}), 201)["runs"].([]any)
+	id := func(i int) string { return made[i].(map[string]any)["runId"].(string) }
+	detail := r.want(r.ask("GET", "/api/v1/runs/"+id(0), tokens["viewer"], "acme", nil), 200)
+	if detail["project"] != "shop" || detail["notBefore"] != later["notBefore"] || detail["state"] != "queued" {
+		t.Errorf("the run is %v", detail)
+	}
+	why := r.want(r.ask("GET", "/api/v1/runs/"+id(0)+"/why", tokens["viewer"], "acme", nil), 200)
+	if reason := why["reason"].(map[string]any); reason["code"] != "WAITS_FOR_TIME" || reason["until"] != later["notBefore"] {
+		t.Errorf("it waits for %v", reason)
+	}
+	if found := r.want(r.ask("GET", "/api/v1/runs?project=shop&label=case%3D7", tokens["viewer"], "acme", nil), 200)["items"].([]any); len(found) != 1 {
+		t.Errorf("%d runs are found by project and label", len(found))
+	}
+	if run := r.finish(tokens["viewer"], "acme", id(1)); run["state"] != "succeeded" {
+		t.Errorf("the other one ended %v", run["state"])
+	}
+	r.code(submit(map[string]any{}, map[string]any{"notBefore": "tomorrow"}), 400, "INVALID")
+	if all := r.want(r.ask("GET", "/api/v1/runs", tokens["viewer"], "acme", nil), 200)["items"].([]any); len(all) != 2 {
+		t.Errorf("%d runs after a batch that was refused", len(all))
+	}
+}

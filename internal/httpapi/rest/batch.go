@@ -14,6 +14,7 @@ import (
 	"orrery.example/orrery/internal/pack"
 	"orrery.example/orrery/internal/plan"
 	"orrery.example/orrery/internal/store"
+	"orrery.example/orrery/internal/work"
 )
 
 // maxRuns is how many runs one request may ask for: their commit must not keep others waiting for long.
@@ -33,6 +34,10 @@ func (s *service) submitBatch(w http.ResponseWriter, r *http.Request, c *httpapi
 		return err
 	}
 	defer os.RemoveAll(dir)
+	whens, err := whenAll(c, q.Runs)
+	if err != nil {
+		return err
+	}
 	plans, err := planAll(loaded, q.Runs)
 	if err != nil {
 		return err
@@ -49,7 +54,7 @@ func (s *service) submitBatch(w http.ResponseWriter, r *http.Request, c *httpapi
 		return httpapi.Reply(w, http.StatusCreated, out)
 	}
 	c.Answers(answer)
-	made, err := s.createAll(r, c, q.Runs, loaded, plans)
+	made, err := s.createAll(r, c, q.Runs, whens, loaded, plans)
 	if err != nil {
 		return err
 	}
@@ -82,8 +87,28 @@ func planAll(p *pack.Pack, runs []api.BatchRun) ([]*plan.Built, error) {
 	return out, nil
 }
 
+// when is where a run belongs, and the time before which it does not start.
+type when struct {
+	project string
+	at      work.Time
+}
+
+func whenAll(c *httpapi.Call, runs []api.BatchRun) ([]when, error) {
+	out := make([]when, len(runs))
+	for i := range runs {
+		var err error
+		if out[i].at, err = optionalTime("notBefore", runs[i].At); err != nil {
+			return nil, fault.Wrap(fault.Invalid, err, "run %d of the batch", i)
+		}
+		if out[i].project, err = projectOf(c, runs[i].Project); err != nil {
+			return nil, fault.Wrap(fault.CodeOf(err), err, "run %d of the batch", i)
+		}
+	}
+	return out, nil
+}
+
 // createAll creates the runs of a batch: those that their author signed, or with the key that the server keeps for the account.
-func (s *service) createAll(r *http.Request, c *httpapi.Call, runs []api.BatchRun, p *pack.Pack, plans []*plan.Built) ([]store.Submitted, error) {
+func (s *service) createAll(r *http.Request, c *httpapi.Call, runs []api.BatchRun, whens []when, p *pack.Pack, plans []*plan.Built) ([]store.Submitted, error) {
 	sp, err := s.Space(r.Context(), c.Tenant)
 	if err != nil {
 		return nil, err
@@ -95,7 +120,10 @@ func (s *service) createAll(r *http.Request, c *httpapi.Call, runs []api.BatchRu
 			if err != nil {
 				return nil, err
 			}
-			asked[i] = control.Signed{Tenant: c.Tenant, Built: plans[i], Files: p.FS, Request: envelope, Labels: q.Labels, Trace: c.Trace}
+			asked[i] = control.Signed{
+				Tenant: c.Tenant, Built: plans[i], Files: p.FS, Request: envelope, Labels: q.Labels, Trace: c.Trace,
+				Project: whens[i].project, At: whens[i].at,
+			}
 		}
 		return sp.Control.AcceptAll(r.Context(), asked), nil
 	}
@@ -110,6 +138,7 @@ func (s *service) createAll(r *http.Request, c *httpapi.Call, runs []api.BatchRu
 		}
 		asked[i] = shared
 		asked[i].Built, asked[i].Files, asked[i].Note, asked[i].Labels = plans[i], p.FS, q.Note, q.Labels
+		asked[i].Project, asked[i].At = whens[i].project, whens[i].at
 		if asked[i].RunToken = q.RunToken; q.RunToken == "" && shared.RunToken != "" {
 			asked[i].RunToken = shared.RunToken + "/" + strconv.Itoa(i)
 		}
