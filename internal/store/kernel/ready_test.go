@@ -139,3 +139,23 @@ func TestFoundAgain(t *testing.T) {
 		t.Fatalf("%d were granted twice", len(got))
 	}
 }
+
+// TestFreshInPausedQueue: what a report makes ready is not granted from a queue that is paused, and is there when it goes on.
+func TestFreshInPausedQueue(t *testing.T) {
+	f := open(t)
+	f.session("s")
+	f.submitChain(1, 3, 0)
+	first := f.claim("s", 10)
+	if _, err := f.store.ChangeFlow(ctx, store.FlowChange{Tenant: "t", Verb: "pause", Kind: store.FlowQueue, Name: work.DefaultQueue, Actor: work.Actor{Name: "ann"}}); err != nil {
+		t.Fatal(err)
+	}
+	if got := f.exchanged(&first[0], 10); len(got) != 0 {
+		t.Fatalf("%d steps of a paused queue were granted", len(got))
+	}
+	if _, err := f.store.ChangeFlow(ctx, store.FlowChange{Tenant: "t", Verb: "resume", Kind: store.FlowQueue, Name: work.DefaultQueue, Actor: work.Actor{Name: "ann"}}); err != nil {
+		t.Fatal(err)
+	}
+	if got := f.claim("s", 10); len(got) != 1 {
+		t.Fatalf("%d steps were granted after the pause", len(got))
+	}
+}
