@@ -145,15 +145,25 @@ const calm = 25 * time.Millisecond
 // seals puts ended runs of a tenant into the log soon after their end.
 func (f *Folder) seals(ctx context.Context, a *attest.Service, tenant work.Tenant) {
 	wake := f.Store.Watch(ctx)
+	var audited time.Time
 	for {
 		if _, err := a.Seal(context.WithoutCancel(ctx), tenant); err != nil {
 			f.failed("sealing", err, "tenant", tenant)
+		}
+		if time.Since(audited) > auditEvery {
+			if _, err := a.SealAudit(context.WithoutCancel(ctx), tenant); err != nil {
+				f.failed("sealing the audit stream", err, "tenant", tenant)
+			}
+			audited = time.Now()
 		}
 		if !pause(ctx, nil, calm) || !pause(ctx, wake, time.Second) {
 			return
 		}
 	}
 }
+
+// auditEvery is how long entries of the audit stream may wait for the log: each seal is a leaf more.
+const auditEvery = time.Minute
 
 // pause waits for a hint or for some time, and reports false when ctx has ended.
 func pause(ctx context.Context, wake <-chan struct{}, d time.Duration) bool {

@@ -49,17 +49,26 @@ func (s *Service) Seal(ctx context.Context, tenant work.Tenant) (int, error) {
 }
 
 func (s *Service) append(ctx context.Context, tenant work.Tenant, runs []work.Run) error {
+	ids, leaves := make([]work.RunID, len(runs)), make([][]byte, len(runs))
+	for i := range runs {
+		var err error
+		ids[i] = runs[i].ID
+		if leaves[i], err = evidence.Leaf(runs[i]).Encode(); err != nil {
+			return err
+		}
+	}
+	return s.grow(ctx, tenant, ids, leaves)
+}
+
+// grow adds leaves to the log, under a new checkpoint. Error: fault.Conflict when somebody else has grown it meanwhile.
+func (s *Service) grow(ctx context.Context, tenant work.Tenant, ids []work.RunID, leaves [][]byte) error {
 	size, _, err := s.Store.LogSize(ctx, tenant)
 	if err != nil {
 		return err
 	}
 	reader := &hashes{ctx: ctx, s: s.Store, tenant: tenant, first: ledger.StoredCount(size)}
-	a := store.LogAppend{Size: size, FirstHash: reader.first}
-	for i := range runs {
-		leaf, err := evidence.Leaf(runs[i]).Encode()
-		if err != nil {
-			return err
-		}
+	a := store.LogAppend{Size: size, FirstHash: reader.first, Leaves: leaves, Runs: ids}
+	for i, leaf := range leaves {
 		added, err := ledger.Append(size+int64(i), leaf, reader)
 		if err != nil {
 			return err
@@ -68,10 +77,8 @@ func (s *Service) append(ctx context.Context, tenant work.Tenant, runs []work.Ru
 			reader.added = append(reader.added, h)
 			a.Hashes = append(a.Hashes, [32]byte(h))
 		}
-		a.Leaves = append(a.Leaves, leaf)
-		a.Runs = append(a.Runs, runs[i].ID)
 	}
-	grown := size + int64(len(runs))
+	grown := size + int64(len(leaves))
 	root, err := ledger.Root(grown, reader)
 	if err != nil {
 		return err

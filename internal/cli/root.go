@@ -109,7 +109,7 @@ Start here:
 	f.BoolVarP(&c.quiet, "quiet", "q", false, "print results only")
 	root.AddCommand(
 		c.initCommand(), c.lintCommand(), c.planCommand(), c.simulateCommand(), c.runCommand(), c.runsCommand(), c.whyCommand(),
-		c.decideCommand("approve", "approved"), c.decideCommand("reject", "rejected"), c.deadletterCommand(), c.evidenceCommand(),
+		c.decideCommand("approve", "approved"), c.decideCommand("reject", "rejected"), c.deadletterCommand(), c.evidenceCommand(), c.auditCommand(),
 		c.queueCommand(), c.tenantCommand(), c.packsCommand(), c.retentionCommand(), c.gcCommand(), c.incidentsCommand(),
 		c.verifyCommand(), c.replayCommand(), c.keysCommand(), c.trustCommand(), c.rulesCommand(), c.doctorCommand(), c.debugCommand(), c.schemaCommand(), c.versionCommand(),
 		c.upCommand(), c.serveCommand(), c.backupCommand(), c.restoreCommand(), c.workerCommand(), c.configCommand(),

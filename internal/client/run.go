@@ -119,6 +119,16 @@ func (c *Client) Evidence(ctx context.Context, run work.RunID, w io.Writer) erro
 	return err
 }
 
+// Audit writes the audit stream of the tenant, sealed and with its proof.
+func (c *Client) Audit(ctx context.Context, w io.Writer) error {
+	var whole bytes.Buffer
+	if err := c.get(ctx, "/api/v1/audit/bundle", nil, &whole); err != nil {
+		return err
+	}
+	_, err := whole.WriteTo(w)
+	return err
+}
+
 // DebugBundle writes what the server knows of itself.
 func (c *Client) DebugBundle(ctx context.Context, w io.Writer) error {
 	var whole bytes.Buffer

@@ -3,6 +3,8 @@ package store
 import (
 	"context"
 	"encoding/json"
+	"strconv"
+	"strings"
 
 	"orrery.example/orrery/internal/fault"
 	"orrery.example/orrery/internal/work"
@@ -49,6 +51,14 @@ const AuditStream work.RunID = "audit"
 // IncidentStream stands where a run does, for the history of what needed people in a tenant. It is no id of a run. Unlike audit entries its
 // events are in the feed.
 const IncidentStream work.RunID = "incidents"
+
+// AuditSeal stands where a run does for the leaf of the log that seals the first entries of the audit stream.
+func AuditSeal(entries int64) work.RunID {
+	return AuditStream + "/" + work.RunID(strconv.FormatInt(entries, 10))
+}
+
+// IsAuditSeal reports whether a leaf is one of the audit stream and not of a run.
+func IsAuditSeal(id work.RunID) bool { return strings.HasPrefix(string(id), string(AuditStream)+"/") }
 
 // Records keeps small documents of services.
 type Records interface {

@@ -119,7 +119,7 @@ type History interface {
 	Watch(ctx context.Context) <-chan struct{}
 }
 
-// Log is the Merkle log of ended runs, one per tenant.
+// Log is the Merkle log of ended runs and of the audit stream, one per tenant.
 type Log interface {
 	// Unsealed returns ended runs that are not in the log, in the order of their ends.
 	Unsealed(ctx context.Context, tenant work.Tenant, limit int) ([]work.Run, error)
@@ -359,7 +359,7 @@ type KeyedResult struct {
 type LogAppend struct {
 	Size       int64 // leaves before
 	Leaves     [][]byte
-	Runs       []work.RunID // whose leaves they are
+	Runs       []work.RunID // whose leaves they are: runs that have ended, or an AuditSeal
 	FirstHash  int64        // index of the first of Hashes
 	Hashes     [][32]byte
 	Checkpoint []byte

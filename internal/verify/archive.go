@@ -29,7 +29,7 @@ type member struct {
 
 var (
 	folders = regexp.MustCompile(`^(approvals|policy|transcripts|outputs)/[A-Za-z0-9_%~-][A-Za-z0-9_%~.-]{0,98}$`)
-	fixed   = regexp.MustCompile(`^(SHA256SUMS|attestations/(pack-run|provenance|run)\.dsse\.json|audit/(checkpoint|leaf\.json|proof\.json)|` +
+	fixed   = regexp.MustCompile(`^(SHA256SUMS|attestations/(pack-run|provenance|run)\.dsse\.json|audit/(checkpoint|entries\.ndjson|leaf\.json|proof\.json)|` +
 		`egress\.ndjson|inputs\.redacted\.json|manifest\.(dsse\.)?json|outputs\.json|plan\.json|request\.dsse\.json|timeline\.ndjson|trust/keyring\.json)$`)
 )
 

@@ -48,7 +48,7 @@ type bundle struct {
 	report   *Report
 }
 
-// Bundle examines a bundle under the caller's trust root. It returns a report in any case; its Err gives the verdict as an
+// Bundle examines the bundle of a run, or of an audit stream, under the caller's trust root. It returns a report in any case; its Err gives the verdict as an
 // error. An error of r other than the end counts as a failed check.
 func Bundle(r io.Reader, trust keyring.Trust, opts Options) *Report {
 	if opts.MaxBytes == 0 {
@@ -62,6 +62,10 @@ func Bundle(r io.Reader, trust keyring.Trust, opts Options) *Report {
 		return report
 	}
 	b := &bundle{files: files, trust: trust, opts: opts, mtime: mtime, report: report}
+	if isAudit(files) {
+		b.audit()
+		return report
+	}
 	for _, c := range []struct {
 		name  string
 		check func() (string, error)

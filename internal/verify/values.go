@@ -150,13 +150,18 @@ func (b *bundle) checkLedger() (string, error) {
 	if err != nil || !bytes.Equal(raw, expected) {
 		return "", wrong("the leaf of the log is about another end than the history's")
 	}
+	return b.checkInclusion(raw, b.manifest.Tenant, b.hist.overAt)
+}
+
+// checkInclusion verifies that a leaf is in the log of a tenant, under a checkpoint that is signed by a key which counts at a time.
+func (b *bundle) checkInclusion(raw []byte, tenant work.Tenant, when work.Time) (string, error) {
 	at, err := b.position()
 	if err != nil {
 		return "", err
 	}
-	origin := "orrery.example/audit/" + string(b.manifest.Tenant)
+	origin := "orrery.example/audit/" + string(tenant)
 	if at.Origin != origin {
-		return "", wrong("the run is in the log %q, not %q", at.Origin, origin)
+		return "", wrong("the leaf is in the log %q, not %q", at.Origin, origin)
 	}
 	signed, err := b.file("audit/checkpoint")
 	if err != nil {
@@ -180,7 +185,7 @@ func (b *bundle) checkLedger() (string, error) {
 	}
 	for _, k := range b.trust.Keys {
 		if pub, err := k.LogKey(); err == nil && pub.Equal(by) {
-			if err := b.counts(k, b.hist.overAt); err != nil {
+			if err := b.counts(k, when); err != nil {
 				return "", fault.Wrap(fault.Untrusted, err, "audit/checkpoint")
 			}
 		}

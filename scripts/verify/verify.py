@@ -453,10 +453,32 @@ class Bundle:
             count = 3
         return f"{count} signed"
 
+    def entries(self):
+        """Checks an audit stream in place of the history of a run."""
+        need(set(self.files) == {"audit/checkpoint", "audit/entries.ndjson", "audit/leaf.json", "audit/proof.json"}, "an audit bundle has other files")
+        text, before, number = self.file("audit/entries.ndjson"), "", 0
+        need(text.endswith(b"\n"), "the entries are cut off")
+        for number, line in enumerate(text[:-1].split(b"\n"), 1):
+            e = strict(line, f"entry {number}")
+            claimed = e.pop("hash")
+            need(digest(canonical(e)) == claimed and e["prev"] == before and e["seq"] == number, "entry", number, "does not follow the one before")
+            if number == 1:
+                self.m = {"tenant": e["tenant"]}
+            need(e["run"] == "audit" and e["tenant"] == self.m["tenant"], "entry", number, "is of another stream")
+            before = claimed
+        leaf = strict(self.file("audit/leaf.json"), "audit/leaf.json")
+        need(leaf["v"] == "orrery.audit/v1" and leaf["tenant"] == self.m["tenant"], "the leaf is of another stream")
+        need((leaf["entries"], leaf["head"]) == (number, before), leaf["entries"], "entries were sealed, and here are others")
+        self.ended = leaf["sealed"]
+        return f"{number} of tenant {leaf['tenant']}"
+
     def ledger(self):
         leaf = strict(self.file("audit/leaf.json"), "audit/leaf.json")
         need((leaf["tenant"], leaf["run"], leaf["planHash"], leaf["state"], leaf["ended"]) == (self.m["tenant"], self.m["runId"], self.m["planHash"], self.m["status"], self.ended), "the leaf is of another run")
         need(leaf["head"] == self.head and leaf["events"] == len(self.events), "the leaf is of another history")
+        return self.inclusion()
+
+    def inclusion(self):
         proof = strict(self.file("audit/proof.json"), "audit/proof.json")
         text, _, signed = self.file("audit/checkpoint").decode().partition("\n\n")
         lines = text.split("\n")
@@ -495,7 +517,9 @@ def main():
         with given.bundle.open("rb") as f:
             raw = f.read(LIMIT)
         b = Bundle(archive(raw), Trust(given.trust.read_bytes()), given.signed_results)
-        for check in (b.manifest, b.history, b.plan, b.signatures, b.request, b.people, b.rules, b.transcripts, b.results, b.outputs, b.attestations, b.ledger):
+        of_run = (b.manifest, b.history, b.plan, b.signatures, b.request, b.people, b.rules, b.transcripts, b.results, b.outputs, b.attestations, b.ledger)
+        audit = "audit/entries.ndjson" in b.files and "manifest.json" not in b.files
+        for check in (b.entries, b.inclusion) if audit else of_run:
             try:
                 print(f"ok         {check.__name__:13} {check()}")
             except Untrusted as e:
@@ -504,7 +528,7 @@ def main():
             except Incomplete as e:
                 print(f"missing    {check.__name__:13} {e}")
                 verdict, code = ("INCOMPLETE", 10) if code == 0 else (verdict, code)
-        for name, want, have in (("run", given.run, b.m["runId"]), ("tenant", given.tenant, b.m["tenant"]), ("plan", given.plan, b.m["planHash"])):
+        for name, want, have in (("run", given.run, b.m.get("runId")), ("tenant", given.tenant, b.m["tenant"]), ("plan", given.plan, b.m.get("planHash"))):
             need(want in (None, have), f"this is the evidence of {name} {have}, not {want}")
     except (Invalid, KeyError, IndexError, TypeError, AttributeError, ValueError, binascii.Error) as e:
         print(f"wrong      {type(e).__name__}: {e}")

@@ -1,11 +1,13 @@
 package rest
 
 import (
+	"bytes"
 	"net/http"
 	"strconv"
 
 	"orrery.example/orrery/api"
 	"orrery.example/orrery/internal/access"
+	"orrery.example/orrery/internal/canonical"
 	"orrery.example/orrery/internal/fault"
 	"orrery.example/orrery/internal/httpapi"
 	"orrery.example/orrery/internal/ledger"
@@ -17,10 +19,25 @@ func (s *service) auditRoutes() []httpapi.Route {
 	list := get("/api/v1/audit", "getAudit", "audit", "Read who did what in the tenant, in order; as NDJSON by Accept", access.Admin, api.AuditList{}, s.getAudit, httpapi.PageParams(
 		httpapi.Param{Name: "from", Type: "integer", Summary: "The number of the first entry, from 1", Example: "1"})...)
 	list.Stream = ndjson
+	bundle := get("/api/v1/audit/bundle", "exportAudit", "audit", "Seal the audit stream in the tenant's log and download it: one tar that anybody can verify offline", access.Admin, nil, s.exportAudit)
+	bundle.Stream = "application/x-tar"
 	return []httpapi.Route{
 		list,
+		bundle,
 		get("/api/v1/audit/verification", "verifyAudit", "audit", "Check the hash chain of the audit stream from its first entry on", access.Admin, api.AuditVerdict{}, s.verifyAudit),
 	}
+}
+
+func (s *service) exportAudit(w http.ResponseWriter, r *http.Request, c *httpapi.Call) error {
+	sp, err := s.Space(r.Context(), c.Tenant)
+	if err != nil {
+		return err
+	}
+	var out bytes.Buffer
+	if err := sp.Attest.ExportAudit(r.Context(), c.Tenant, &out); err != nil {
+		return err
+	}
+	return download(w, r, "application/x-tar", string(canonical.Digest(out.Bytes())), &out, int64(out.Len()))
 }
 
 func (s *service) getAudit(w http.ResponseWriter, r *http.Request, c *httpapi.Call) error {

@@ -176,13 +176,51 @@ func (t *tx) AppendLog(tenant work.Tenant, a store.LogAppend) error {
 	if len(a.Leaves) != len(a.Runs) {
 		return fault.New(fault.Internal, "%d leaves for %d runs", len(a.Leaves), len(a.Runs))
 	}
-	ids := make([]string, len(a.Runs))
+	ids, indexes := make([]string, len(a.Runs)), make([]int64, len(a.Runs))
 	for i, run := range a.Runs {
-		ids[i] = string(run)
+		ids[i], indexes[i] = string(run), size+int64(i)
 	}
-	keys := make([]runKey, len(ids))
-	for i, run := range a.Runs {
-		keys[i] = runKey{tenant, run}
+	if err := t.seal(tenant, a.Runs); err != nil {
+		return err
+	}
+	t.l.tell(`INSERT INTO leaves (tenant, idx, run, leaf) SELECT $1, * FROM unnest($2::bigint[], $3::text[], $4::bytea[])`, tenant, indexes, ids, a.Leaves)
+	at, values := make([]int64, len(a.Hashes)), make([][]byte, len(a.Hashes))
+	for i := range a.Hashes {
+		at[i], values[i] = hashes+int64(i), a.Hashes[i][:]
+	}
+	t.l.tell(`INSERT INTO log_hashes (tenant, idx, hash) SELECT $1, * FROM unnest($2::bigint[], $3::bytea[])`, tenant, at, values)
+	insertOrMove := `INSERT INTO logs (tenant, size, hashes, checkpoint) VALUES ($1, $2, $3, $4)`
+	if size > 0 || hashes > 0 {
+		insertOrMove = `UPDATE logs SET size = $2, hashes = $3, checkpoint = $4 WHERE tenant = $1`
+	}
+	t.l.tell(insertOrMove, tenant, size+int64(len(ids)), hashes+int64(len(values)), a.Checkpoint)
+	return nil
+}
+
+// seal takes runs off the list of those that are to be sealed. Errors: fault.Conflict for one that is not on it, and for a seal of the audit
+// stream that is there.
+func (t *tx) seal(tenant work.Tenant, sealed []work.RunID) error {
+	var keys []runKey
+	var seals []string
+	for _, id := range sealed {
+		if store.IsAuditSeal(id) {
+			seals = append(seals, string(id))
+		} else {
+			keys = append(keys, runKey{tenant, id})
+		}
+	}
+	if len(seals) > 0 {
+		there := false
+		err := t.ask(`SELECT 1 FROM leaves WHERE tenant = $1 AND run = ANY($2)`, func(pgx.Rows) error { there = true; return nil }, tenant, seals)
+		if err != nil {
+			return err
+		}
+		if there {
+			return fault.New(fault.Conflict, "the audit stream is sealed up to there already")
+		}
+	}
+	if len(keys) == 0 {
+		return nil
 	}
 	var rows []*work.Run
 	t.hearRuns(lookAtRuns, keys, &rows)
@@ -199,24 +237,9 @@ func (t *tx) AppendLog(tenant work.Tenant, a store.LogAppend) error {
 		func(pgx.Rows) error { open++; return nil }, ended.tenants, ended.at, ended.runs); err != nil {
 		return err
 	}
-	if open != len(ids) {
-		return fault.New(fault.Conflict, "%d of the %d runs have not ended or are sealed already", len(ids)-open, len(ids))
+	if open != len(keys) {
+		return fault.New(fault.Conflict, "%d of the %d runs have not ended or are sealed already", len(keys)-open, len(keys))
 	}
 	t.l.tell(unsealedGoes, ended.tenants, ended.at, ended.runs)
-	indexes := make([]int64, len(ids))
-	for i := range indexes {
-		indexes[i] = size + int64(i)
-	}
-	t.l.tell(`INSERT INTO leaves (tenant, idx, run, leaf) SELECT $1, * FROM unnest($2::bigint[], $3::text[], $4::bytea[])`, tenant, indexes, ids, a.Leaves)
-	at, values := make([]int64, len(a.Hashes)), make([][]byte, len(a.Hashes))
-	for i := range a.Hashes {
-		at[i], values[i] = hashes+int64(i), a.Hashes[i][:]
-	}
-	t.l.tell(`INSERT INTO log_hashes (tenant, idx, hash) SELECT $1, * FROM unnest($2::bigint[], $3::bytea[])`, tenant, at, values)
-	insertOrMove := `INSERT INTO logs (tenant, size, hashes, checkpoint) VALUES ($1, $2, $3, $4)`
-	if size > 0 || hashes > 0 {
-		insertOrMove = `UPDATE logs SET size = $2, hashes = $3, checkpoint = $4 WHERE tenant = $1`
-	}
-	t.l.tell(insertOrMove, tenant, size+int64(len(ids)), hashes+int64(len(values)), a.Checkpoint)
 	return nil
 }

@@ -199,6 +199,22 @@ func (t *tx) AppendLog(tenant work.Tenant, a store.LogAppend) error {
 }
 
 func (t *tx) seal(tenant work.Tenant, run work.RunID, index int64, leaf []byte) error {
+	if err := t.sealable(tenant, run, index); err != nil {
+		return err
+	}
+	_, err := t.c.do(`INSERT INTO leaves (tenant, idx, run, leaf) VALUES (?1, ?2, ?3, ?4)`, string(tenant), index, string(run), leaf)
+	return err
+}
+
+// sealable notes of what is sealed where its leaf is. Error: fault.Conflict for what is not to be sealed.
+func (t *tx) sealable(tenant work.Tenant, run work.RunID, index int64) error {
+	if store.IsAuditSeal(run) {
+		sealed, err := t.c.one(`SELECT 1 FROM leaves WHERE tenant = ?1 AND run = ?2`, func(values) {}, string(tenant), string(run))
+		if err == nil && sealed {
+			err = fault.New(fault.Conflict, "%s is sealed already", run)
+		}
+		return err
+	}
 	changed, err := t.c.do(`UPDATE runs SET sealed = ?3 WHERE tenant = ?1 AND id = ?2 AND ended IS NOT NULL AND sealed IS NULL`,
 		string(tenant), string(run), index)
 	if err != nil {
@@ -207,6 +223,5 @@ func (t *tx) seal(tenant work.Tenant, run work.RunID, index int64, leaf []byte) 
 	if changed == 0 {
 		return fault.New(fault.Conflict, "run %s has not ended or is sealed already", run)
 	}
-	_, err = t.c.do(`INSERT INTO leaves (tenant, idx, run, leaf) VALUES (?1, ?2, ?3, ?4)`, string(tenant), index, string(run), leaf)
-	return err
+	return nil
 }

@@ -79,12 +79,25 @@ func testLog(r *rig) {
 	if err != nil || string(leaf) != "leaf" || index != 0 {
 		r.Errorf("leaf %q at %d, %v", leaf, index, err)
 	}
+	// The audit stream is sealed beside runs, once up to an entry.
+	audit := store.LogAppend{Size: 1, FirstHash: 1, Runs: []work.RunID{store.AuditSeal(7)}, Leaves: [][]byte{[]byte("seven")}, Hashes: [][32]byte{{2}}, Checkpoint: []byte("c2")}
+	r.must("seal the audit stream", r.AppendLog(r.ctx(), acme, audit))
+	audit.Size, audit.FirstHash = 2, 2
+	r.wants("seal it up to there again", r.AppendLog(r.ctx(), acme, audit), fault.Conflict)
+	audit.Runs = []work.RunID{store.AuditSeal(8), "run_nobody"}
+	audit.Leaves, audit.Hashes = append(audit.Leaves, nil), append(audit.Hashes, [32]byte{3})
+	r.wants("with a run that is none", r.AppendLog(r.ctx(), acme, audit), fault.Conflict)
+	if leaf, index, err := r.Leaf(r.ctx(), acme, store.AuditSeal(7)); err != nil || string(leaf) != "seven" || index != 1 {
+		r.Errorf("the seal of the audit stream is %q at %d, %v", leaf, index, err)
+	}
+	_, _, err = r.Leaf(r.ctx(), acme, store.AuditSeal(8))
+	r.wants("a seal that was refused", err, fault.Incomplete)
 	r.must("acknowledge", r.Acknowledge(r.ctx(), acme, run)) // a change of the run does not unseal it
 	if left, err := r.Unsealed(r.ctx(), acme, 10); err != nil || len(left) != 1 || left[0].ID == run {
 		r.Errorf("unsealed: %v, %v", left, err)
 	}
 	size, checkpoint, err := r.LogSize(r.ctx(), acme)
-	if err != nil || size != 1 || string(checkpoint) != "c1" {
+	if err != nil || size != 2 || string(checkpoint) != "c2" {
 		r.Errorf("size %d, checkpoint %q, %v", size, checkpoint, err)
 	}
 }
