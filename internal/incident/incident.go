@@ -68,10 +68,10 @@ const (
 	ModeOn  work.EventType = "incident.mode-on"
 	ModeOff work.EventType = "incident.mode-off"
 
-	robot              = "orrery"        // who opens and resolves by itself
-	kind               = "incident"      // Incident by id
-	kindOpen           = "incident-open" // the id of the incident whose cause is there, by cause and subject
-	remember work.Time = 90 * 24 * 3600 * 1_000_000
+	robot              = "orrery"                   // who opens and resolves by itself
+	kind               = "incident"                 // Incident by id
+	kindOpen           = "incident-open"            // the id of the incident whose cause is there, by cause and subject
+	remember work.Time = 90 * 24 * 3600 * 1_000_000 // how long a resolved incident is listed
 )
 
 // Incident is one of them.
