@@ -192,6 +192,7 @@ func (s *Server) signers(keys keyring.Ring) error {
 	return err
 }
 
+// keysOf returns the keys of a tenant of the server.
 func (s *Server) keysOf(ctx context.Context, tenant work.Tenant) (keyring.Ring, error) {
 	sp, err := s.space(ctx, tenant)
 	if err != nil {
