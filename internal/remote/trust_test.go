@@ -89,7 +89,7 @@ func submission(t *testing.T, run work.RunID, p *work.Plan, change func(*evidenc
 }
 
 // A server that was taken over may say what it likes: nothing is executed that the author has not signed.
-func TestLyingServer(t *testing.T) {
+func TestH7_LyingServer(t *testing.T) {
 	alice, mallory := author(t, "alice"), author(t, "mallory")
 	carol, err := keyring.Generate("carol", keyring.Ed25519, []keyring.Usage{keyring.Publish}, work.At(time.Now().Add(-time.Hour)))
 	if err != nil {
