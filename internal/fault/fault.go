@@ -140,7 +140,7 @@ func (e *Error) At(where string) *Error {
 	return &c
 }
 
-// CodeOf returns the code of err: Internal for an error without one, and "" for nil.
+// CodeOf returns the code of err, and "" for nil. An error without one is Exhausted when the machine has run out of something, else Internal.
 func CodeOf(err error) Code {
 	if err == nil {
 		return ""
@@ -148,6 +148,9 @@ func CodeOf(err error) Code {
 	var e *Error
 	if errors.As(err, &e) {
 		return e.Code
+	}
+	if shortage(err) != "" {
+		return Exhausted
 	}
 	return Internal
 }
