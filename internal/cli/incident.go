@@ -10,6 +10,7 @@ import (
 
 	"orrery.example/orrery/api"
 	"orrery.example/orrery/internal/app"
+	"orrery.example/orrery/internal/client"
 	"orrery.example/orrery/internal/fault"
 	"orrery.example/orrery/internal/incident"
 	"orrery.example/orrery/internal/store"
@@ -28,20 +29,9 @@ type incidents interface {
 
 // withIncidents runs a command on the incidents that are meant.
 func (c *cli) withIncidents(ctx context.Context, look bool, do func(incidents) error) error {
-	s, err := c.server()
-	if err != nil {
-		return err
-	}
-	if s != nil {
-		defer s.Close()
-		return do(s)
-	}
-	f, err := c.openFolder(ctx, look)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	return do(&localIncidents{f, f.Incidents(), c.person()})
+	return c.either(ctx, look, func(s *client.Client) error { return do(s) }, func(f *app.Folder) error {
+		return do(&localIncidents{f, f.Incidents(), c.person()})
+	})
 }
 
 // localIncidents are those of a data folder.

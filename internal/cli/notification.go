@@ -12,6 +12,7 @@ import (
 
 	"orrery.example/orrery/api"
 	"orrery.example/orrery/internal/app"
+	"orrery.example/orrery/internal/client"
 	"orrery.example/orrery/internal/fault"
 	told "orrery.example/orrery/internal/notify"
 )
@@ -29,28 +30,17 @@ type notifications interface {
 
 // withNotifications runs a command on the notifications that are meant.
 func (c *cli) withNotifications(ctx context.Context, do func(notifications) error) error {
-	s, err := c.server()
-	if err != nil {
-		return err
-	}
-	if s != nil {
-		defer s.Close()
-		return do(s)
-	}
-	f, err := c.openFolder(ctx, false)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	v, err := c.settings(&cobra.Command{}, "")
-	if err != nil {
-		return err
-	}
-	service, err := f.Notifier(app.NotifyOptions{MailURL: v.Text("mail-url"), MailFrom: v.Text("mail-from"), Allow: v.List("notify-allow")})
-	if err != nil {
-		return err
-	}
-	return do(&localNotifications{f, service})
+	return c.either(ctx, false, func(s *client.Client) error { return do(s) }, func(f *app.Folder) error {
+		v, err := c.settings(&cobra.Command{}, "")
+		if err != nil {
+			return err
+		}
+		service, err := f.Notifier(app.NotifyOptions{MailURL: v.Text("mail-url"), MailFrom: v.Text("mail-from"), Allow: v.List("notify-allow")})
+		if err != nil {
+			return err
+		}
+		return do(&localNotifications{f, service})
+	})
 }
 
 // localNotifications are those of a data folder that this process holds.

@@ -7,6 +7,7 @@ import (
 
 	"orrery.example/orrery/internal/app"
 	"orrery.example/orrery/internal/attest"
+	"orrery.example/orrery/internal/client"
 	"orrery.example/orrery/internal/control"
 	"orrery.example/orrery/internal/fault"
 	"orrery.example/orrery/internal/keyring"
@@ -82,6 +83,24 @@ func (c *cli) open(ctx context.Context, readOnly bool) (*place, error) {
 			return f.Store, look, nil
 		},
 	}, nil
+}
+
+// either does something at the server that is meant, or in the data folder where none is.
+func (c *cli) either(ctx context.Context, readOnly bool, there func(*client.Client) error, here func(*app.Folder) error) error {
+	s, err := c.server()
+	if err != nil {
+		return err
+	}
+	if s != nil {
+		defer s.Close()
+		return there(s)
+	}
+	f, err := c.openFolder(ctx, readOnly)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return here(f)
 }
 
 func (c *cli) openFolder(ctx context.Context, readOnly bool) (*app.Folder, error) {

@@ -10,31 +10,12 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
-
-	"orrery.example/orrery/internal/testservice"
 )
 
 // Servers are killed while clients submit with an Idempotency-Key and send again whatever got no answer. Every key has one run and one answer,
 // whoever asks for it and when; with another body it is refused.
 func TestAnswersSurviveKills(t *testing.T) {
-	for name, servers := range map[string]int{"sqlite": 1, "postgres": 2} {
-		t.Run(name, func(t *testing.T) {
-			var args []string
-			if servers > 1 {
-				pg, err := testservice.StartPostgres(testservice.PostgresOptions{Durable: true})
-				if err != nil {
-					t.Fatal(err)
-				}
-				t.Cleanup(func() { _ = pg.Close() })
-				url, err := pg.Database(t.Context())
-				if err != nil {
-					t.Fatal(err)
-				}
-				args = []string{"--store", url}
-			}
-			newSite(t, servers, args...).answers()
-		})
-	}
+	onStores(t, 2, (*site).answers)
 }
 
 // submit asks for a run once. The status is 0 when there was no answer.

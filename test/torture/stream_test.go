@@ -191,24 +191,24 @@ steps:
 // Servers are killed in the middle of streams and under load, again and again. Whoever follows, by server-sent events or a WebSocket, sees every
 // event of every run exactly once and in order.
 func TestJ13_StreamsSurviveKills(t *testing.T) {
-	for name, servers := range map[string]int{"sqlite": 1, "postgres": 3} {
-		t.Run(name, func(t *testing.T) {
-			var args []string
-			if servers > 1 {
-				pg, err := testservice.StartPostgres(testservice.PostgresOptions{Durable: true})
-				if err != nil {
-					t.Fatal(err)
-				}
-				t.Cleanup(func() { _ = pg.Close() })
-				url, err := pg.Database(t.Context())
-				if err != nil {
-					t.Fatal(err)
-				}
-				args = []string{"--store", url}
-			}
-			newSite(t, servers, args...).survive()
-		})
-	}
+	onStores(t, 3, (*site).survive)
+}
+
+// onStores does something with one server on a folder, and with several on PostgreSQL.
+func onStores(t *testing.T, several int, do func(*site)) {
+	t.Run("sqlite", func(t *testing.T) { do(newSite(t, 1)) })
+	t.Run("postgres", func(t *testing.T) {
+		pg, err := testservice.StartPostgres(testservice.PostgresOptions{Durable: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = pg.Close() })
+		url, err := pg.Database(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		do(newSite(t, several, "--store", url))
+	})
 }
 
 func (s *site) survive() {
